@@ -1,0 +1,71 @@
+# Every target sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Without a GPU the CPU build of torch is enough, where its index can be reached; it saves gigabytes.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow lint types contracts unit format bench ui lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.ready ## the virtual environment alone
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "sigmasweep needs Python 3.11 or newer"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv"; exit 2; }
+	@echo "Setting up $(VENV) (once) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@index=""; \
+	if ! command -v nvidia-smi >/dev/null && $(BIN)/python -c \
+		"import urllib.request as u; u.urlopen('$(CPU_INDEX)/torch/', timeout=5)" 2>/dev/null; \
+	then index="--extra-index-url $(CPU_INDEX)"; fi; \
+	$(BIN)/pip install --quiet --disable-pip-version-check $$index -c constraints.txt torch==2.13.0 setuptools
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+demo: venv ## train on digits, sweep samplers, measure, compare: a few minutes
+	@$(BIN)/python -m jobs.study jobs/configs/demo.yaml
+
+test: lint types contracts unit ## everything that must hold
+
+lint: venv
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: venv
+	@$(BIN)/mypy
+
+contracts: venv
+	@$(BIN)/lint-imports --no-cache
+
+unit: venv
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: venv ## the checks that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+format: venv ## rewrite the code in the project's form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: venv ## measure the fast paths on this machine
+	@$(BIN)/python -m benchmarks.fast_paths
+
+ui: venv ## the MLflow UI over the demo's runs, on http://127.0.0.1:5000
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/demo/mlflow.db --host 127.0.0.1 --port 5000
+
+lock: venv ## constraints.txt anew
+	@$(BIN)/pip install --quiet uv
+	@{ head -n 1 constraints.txt; $(BIN)/uv pip compile --quiet pyproject.toml --extra demo --extra dev --universal \
+		--python-version 3.11 --no-annotate --no-header --no-emit-package torch | grep -vE '^(nvidia|triton|cuda)'; } \
+		> constraints.new && mv constraints.new constraints.txt
+
+clean: ## remove the environment and caches, never results
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,1 @@
+"""The commands: `python -m jobs.NAME CONFIG.yaml [--set a.b=c ...] [--dry-run]`."""

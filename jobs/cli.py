@@ -1,0 +1,62 @@
+"""The command line that all jobs share: CONFIG.yaml, --set, --dry-run, and errors as one sentence."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import yaml
+
+from pipeline.config.load import load
+from pipeline.config.settings import Job
+from pipeline.errors import RunFailedError, SigmasweepError, UserError
+
+Settings = TypeVar("Settings", bound=Job)
+
+
+def run(
+    model: type[Settings], job: Callable[[Settings], None], description: str | None,
+    dry_run: Callable[[Settings], Sequence[str]] | None = None, argv: Sequence[str] | None = None,
+) -> int:  # fmt: skip
+    """Runs a job from the command line.
+
+    Args:
+        model: the job's settings.
+        job: what it does.
+        description: for --help.
+        dry_run: lines that tell what the job would cost, beside the resolved settings.
+        argv: arguments; the process's own where empty.
+
+    Returns:
+        The exit code: 0, 2 for a mistake of the user's (nothing was done), 1 for work that failed, 130 when stopped.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", help="a YAML file; jobs/configs/ has examples")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as training.seed=1")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and the cost, and stop")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = load(model, arguments.config, arguments.set)
+        if arguments.dry_run:
+            print(resolved_yaml(settings), end="")
+            print(*(f"# {line}" for line in (dry_run(settings) if dry_run else ())), sep="\n")
+        else:
+            job(settings)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunFailedError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except SigmasweepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def resolved_yaml(settings: Job) -> str:
+    """The settings with every default written out; running this text again is the same job."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,259 @@
+"""The settings of every job: one frozen model each, composed of the dataclasses of the layers below."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from pipeline.config.load import validate
+from pipeline.config.sweep import expand_grid
+from pipeline.data.samples import Execution
+from pipeline.data.sources import Source
+from pipeline.diffusion.guidance import Guidance, Unguided
+from pipeline.diffusion.labels import Balanced, Labels
+from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.schedules import Linear, Scaling, Schedule, Unscaled
+from pipeline.diffusion.solvers import Heun, Solver
+from pipeline.diffusion.stochasticity import Deterministic, Stochasticity
+from pipeline.diffusion.timesteps import EDMSteps, Timesteps
+from pipeline.errors import SettingsError
+from pipeline.metrics.extractors import ExtractorSettings
+from pipeline.training.settings import Frozen, ModelSettings, TrainingSettings, Workers
+from pipeline.training.snapshot import LATEST, CheckpointRef
+
+
+class Job(Frozen):
+    """What all jobs share: where things lie and where they are told.
+
+    Args:
+        store: a folder, or an address such as s3://bucket/prefix.
+        experiment: the MLflow experiment.
+        tracking_uri: of MLflow. Empty: MLFLOW_TRACKING_URI, or else a database beside the store.
+    """
+
+    store: str = "store"
+    experiment: str = "sigmasweep"
+    tracking_uri: str | None = None
+
+
+class DatasetSettings(Frozen):
+    """A data set to be prepared: from a source, in one shape.
+
+    Args:
+        name: under which the store keeps it.
+        source: where the images come from.
+        size: side of the square that images are resized and cropped to; empty keeps them as they are.
+        channels: 1 (grey) or 3 (RGB); empty keeps what they have.
+        pad_to: side that images are padded to, with zeros.
+        part: the share of the images to take, of a fixed shuffle: [0, 0.7] and [0.7, 1] have no image in common.
+        max_images: at most so many.
+        on_broken: whether an image that cannot be read stops the job or is skipped; it is named either way.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    source: Annotated[Source, Field(discriminator="kind")]
+    size: int | None = Field(default=None, gt=0)
+    channels: Literal[1, 3] | None = None
+    pad_to: int | None = Field(default=None, gt=0)
+    part: tuple[float, float] = (0.0, 1.0)
+    max_images: int | None = Field(default=None, gt=0)
+    on_broken: Literal["stop", "skip"] = "stop"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 0 <= self.part[0] < self.part[1] <= 1:
+            raise ValueError(f"part: must be two shares between 0 and 1, the first one less (got {list(self.part)})")
+        return self
+
+
+class PrepareJob(Job, DatasetSettings):
+    """`jobs.prepare`: images into the training format."""
+
+
+class TrainSettings(Frozen):
+    """What is trained, on what, how and where.
+
+    Args:
+        name: of the training; its folder in the store is this and a digest of all that determines the weights.
+        dataset: the name of a prepared data set.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    dataset: str
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    workers: Workers = Workers()
+
+
+class TrainJob(Job, TrainSettings):
+    """`jobs.train`."""
+
+
+class CheckpointSettings(Frozen):
+    """Names the weights to sample from; see `CheckpointRef`."""
+
+    training: str
+    at: int | Literal["latest"] = LATEST
+    ema: str | None = None
+
+    def ref(self) -> CheckpointRef:
+        return CheckpointRef(self.training, self.at, self.ema)
+
+
+class SamplerSettings(Frozen):
+    """A `Sampler`, field by field."""
+
+    timesteps: Annotated[Timesteps, Field(discriminator="kind")] = EDMSteps()
+    solver: Annotated[Solver, Field(discriminator="kind")] = Heun()
+    schedule: Annotated[Schedule, Field(discriminator="kind")] = Linear()
+    scaling: Annotated[Scaling, Field(discriminator="kind")] = Unscaled()
+    stochasticity: Annotated[Stochasticity, Field(discriminator="kind")] = Deterministic()
+    guidance: Guidance = Unguided()
+
+    def build(self) -> Sampler:
+        return Sampler(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class PointSettings(Frozen):
+    """One setting on one checkpoint: what a sweep may vary."""
+
+    checkpoint: CheckpointSettings
+    sampler: SamplerSettings = SamplerSettings()
+    labels: Annotated[Labels, Field(discriminator="kind")] = Balanced()
+
+
+class SeedSettings(Frozen):
+    """A range of seeds: one image each."""
+
+    first: int = Field(default=0, ge=0)
+    count: int = Field(default=1000, gt=0)
+
+
+class ActorSettings(Frozen):
+    """Who generates: empty is one actor a GPU, or one for every `execution.threads` CPUs; 0 is this process."""
+
+    num_actors: int | None = Field(default=None, ge=0)
+
+
+SweepGrid = dict[str, list[Any]]
+
+
+class GenerateSettings(Frozen):
+    """Points and how to compute them.
+
+    Args:
+        sweep: a grid, or several, over the keys of checkpoint, sampler and labels.
+        reuse: `store` takes images that were generated before, `none` computes all anew, in a namespace of its own.
+    """
+
+    checkpoint: CheckpointSettings
+    sampler: SamplerSettings = SamplerSettings()
+    labels: Annotated[Labels, Field(discriminator="kind")] = Balanced()
+    sweep: SweepGrid | list[SweepGrid] = Field(default_factory=dict)
+    seeds: SeedSettings = SeedSettings()
+    execution: Execution = Execution()
+    actors: ActorSettings = ActorSettings()
+    reuse: Literal["store", "none"] = "store"
+    _points: list[tuple[str, PointSettings]] = PrivateAttr(default_factory=list)
+
+    @model_validator(mode="after")
+    def _expand(self) -> Self:
+        grids = [self.sweep] if isinstance(self.sweep, dict) else self.sweep
+        for grid in grids:
+            for key, values in grid.items():
+                if key.split(".")[0] not in PointSettings.model_fields:
+                    raise ValueError(f"sweep: {key} cannot be swept; keys begin with checkpoint., sampler. or labels.")
+                if not values:
+                    raise ValueError(f"sweep: {key} has no values")
+        base = self.model_dump(include=set(PointSettings.model_fields))
+        for name, content in expand_grid(base, self.sweep):
+            try:
+                point = validate(PointSettings, content, f"sweep point ({name})" if name else "sampler")
+            except SettingsError as error:
+                raise ValueError(str(error)) from None
+            self._points.append((name, point))
+        return self
+
+    @property
+    def points(self) -> list[tuple[str, PointSettings]]:
+        """Every point of the sweep with its name, validated."""
+        return list(self._points)
+
+
+class GenerateJob(Job, GenerateSettings):
+    """`jobs.generate`.
+
+    Args:
+        export: a folder to write the images to as PNG files, one folder a point.
+    """
+
+    export: str | None = None
+
+
+class MetricSettings(Frozen):
+    """What images are measured with, and against what.
+
+    Args:
+        extractors: the feature networks; the first one's distance is the one that is compared first.
+        dataset: the data set whose images are the reference. Empty: the one the checkpoint was trained on.
+        reference_npz: a file with `mu` and `sigma` instead, as EDM publishes.
+        classifier_dataset: the data set that the classifier learns from. Empty: the reference data set.
+    """
+
+    extractors: list[Annotated[ExtractorSettings, Field(discriminator="kind")]] = Field(min_length=1)
+    dataset: str | None = None
+    reference_npz: str | None = None
+    classifier_dataset: str | None = None
+
+
+class EvaluateJob(Job, GenerateSettings):
+    """`jobs.evaluate`: generates what is missing, and measures.
+
+    Args:
+        select: choose the best of a training's snapshots and weights by these seeds, which must be others than those
+            reported; the first point's sampler is used. Empty: no selection.
+        reference_out: write the reference's `mu` and `sigma` as npz.
+    """
+
+    metrics: MetricSettings
+    select: SeedSettings | None = None
+    reference_out: str | None = None
+
+
+class TimingSettings(Frozen):
+    """The separate warm timing of each setting: `images` images at a time, `repeats` times after one warm-up."""
+
+    images: int = Field(default=64, gt=0)
+    repeats: int = Field(default=3, ge=1)
+
+
+class BenchmarkSettings(GenerateSettings):
+    """A grid of settings, measured and timed."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    metrics: MetricSettings
+    timing: TimingSettings | None = TimingSettings()
+    picture_seeds: int = Field(default=16, ge=1, le=64)
+
+
+class BenchmarkJob(Job, BenchmarkSettings):
+    """`jobs.benchmark`."""
+
+    out: str | None = None  # a folder for the table, the figure and the picture, beside MLflow
+
+
+class StudyBenchmark(BenchmarkSettings):
+    """A study's benchmark: its checkpoint is the training's, unless the sweep says otherwise."""
+
+    checkpoint: CheckpointSettings = CheckpointSettings(training="")
+
+
+class StudyJob(Job):
+    """`jobs.study`: prepares, trains and benchmarks, each unless it is done."""
+
+    prepare: list[DatasetSettings] = Field(default_factory=list)
+    train: TrainSettings
+    benchmark: StudyBenchmark
+    out: str | None = None
+
+
+AnyJob = PrepareJob | TrainJob | GenerateJob | EvaluateJob | BenchmarkJob | StudyJob

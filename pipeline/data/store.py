@@ -1,0 +1,297 @@
+"""The store: one place on a local disk or object storage where everything that was computed lies.
+
+Layout (`docs/store.md` has it in full): `datasets/`, `checkpoints/`, `samples/<digest>/`,
+`features/<samples digest>/<extractor digest>/`, `references/`, `timings/`, `cache/`.
+
+One commit protocol for all of it, since object storage has neither rename nor fsync: blobs are written first, under
+names that no other attempt uses, then one small manifest `<key>.json` with their digests. A manifest that verifies is
+the commit; blobs without one are litter. Writing the same content twice is harmless.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from pipeline.digests import canonical, sha256
+from pipeline.errors import StoreError
+
+FORMAT = 1  # of manifests; a reader refuses what it does not know
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One file of a commit: where it lies in the store, and what it must hold."""
+
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A commit: its key, its files by name, and what its writer wants to say of them (JSON)."""
+
+    key: str
+    blobs: Mapping[str, Blob]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        body = {"format": FORMAT, "key": self.key, "blobs": dict(self.blobs), "meta": self.meta}
+        return json.dumps(
+            {"sha256": sha256(canonical(body).encode()), **json.loads(canonical(body))}, indent=1
+        ).encode()
+
+    @classmethod
+    def from_bytes(cls, key: str, data: bytes) -> "Manifest":
+        """Raises:
+        StoreError: the text is not a manifest of this format, or was changed after it was written.
+        """
+        try:
+            body = json.loads(data)
+            claimed, known = body.pop("sha256"), body["format"] == FORMAT
+            if not known:
+                raise StoreError(f"{key}.json", f"format {body['format']!r} is not known to this version ({FORMAT})")
+            if claimed != sha256(canonical(body).encode()):
+                raise ValueError("its digest does not match")
+            return cls(body["key"], {name: Blob(**blob) for name, blob in body["blobs"].items()}, body["meta"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise StoreError(f"{key}.json", f"the manifest is damaged ({error})") from error
+
+
+class Store:
+    """Files by key ('/'-separated, relative) under one address. Picklable; opens its file system when first used.
+
+    Args:
+        uri: a local folder, or an address that pyarrow.fs knows (`s3://bucket/prefix`, `gs://...`).
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        text = str(uri)
+        self.uri = text if "://" in text else str(Path(text).expanduser().absolute())
+        self._opened: tuple[pafs.FileSystem, str] | None = None
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        return (Store, (self.uri,))
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def read(self, key: str) -> bytes:
+        """Raises:
+        StoreError: there is no such file, or it cannot be read.
+        """
+        with self._errors(key), self._fs.open_input_file(self._path(key)) as file:
+            return bytes(file.read())
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Writes a file whole or not at all, replacing what was there."""
+        with self._errors(key):
+            if not self.is_local:
+                with self._fs.open_output_stream(self._path(key)) as stream:
+                    stream.write(data)
+                return
+            path = Path(self._path(key))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{_attempt()}")
+            try:
+                _write_through(partial, data)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def create_if_absent(self, key: str, data: bytes) -> bool:
+        """Creates a file unless it exists; of all that race, one gets True.
+
+        Raises:
+            StoreError: on object storage, where this needs a conditional put that pyarrow.fs does not have.
+        """
+        if not self.is_local:
+            raise StoreError(f"{self.uri}/{key}", "conditional creation is only there for a store on a local disk")
+        with self._errors(key):
+            path = Path(self._path(key))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{_attempt()}")
+            try:
+                _write_through(partial, data)
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+            finally:
+                partial.unlink(missing_ok=True)
+            return True
+
+    def delete(self, key: str) -> None:
+        """Removes a file; one that is not there is no error."""
+        with self._errors(key):
+            if self._fs.get_file_info(self._path(key)).type != pafs.FileType.NotFound:
+                self._fs.delete_file(self._path(key))
+
+    def keys(self, prefix: str) -> list[str]:
+        """All files under a folder, sorted, by one listing; none where the folder is missing."""
+        with self._errors(prefix):
+            selector = pafs.FileSelector(self._path(prefix), recursive=True, allow_not_found=True)
+            found = [info.path for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
+        start = len(self._root.rstrip("/")) + 1
+        return sorted(path[start:] for path in found if not PurePosixPath(path).name.startswith("."))
+
+    # -- commits -------------------------------------------------------------------------------------------------
+
+    def commit(self, key: str, blobs: Mapping[str, bytes | memoryview], meta: Mapping[str, Any]) -> Manifest:
+        """Writes blobs, then the manifest that makes them true.
+
+        Args:
+            key: the name of the commit; its manifest is `<key>.json`.
+            blobs: the files by a short name, such as `images.parquet`.
+            meta: JSON that says what they are.
+        """
+        attempt = _attempt()
+        written: dict[str, Blob] = {}
+        try:
+            for name, data in blobs.items():
+                blob_key = f"{key}-{attempt}-{name}"
+                self.write(blob_key, data)
+                written[name] = Blob(blob_key, sha256(data), len(data))
+            manifest = Manifest(key, written, json.loads(canonical(meta)))
+            self.write(f"{key}.json", manifest.to_bytes())
+        except BaseException:
+            self._discard(written.values())
+            raise
+        return manifest
+
+    def committed(self, prefix: str) -> list[str]:
+        """The keys of all commits under a folder, sorted, by one listing. Their content is verified when it is read."""
+        return [key.removesuffix(".json") for key in self.keys(prefix) if key.endswith(".json")]
+
+    def find(self, key: str) -> Manifest | None:
+        """The manifest of a commit, or None where there is none.
+
+        Raises:
+            StoreError: there is one, and it is damaged.
+        """
+        with self._errors(key):
+            if self._fs.get_file_info(self._path(f"{key}.json")).type != pafs.FileType.File:
+                return None
+        return Manifest.from_bytes(key, self.read(f"{key}.json"))
+
+    def manifest(self, key: str) -> Manifest:
+        """As `find`, where the commit must be there."""
+        found = self.find(key)
+        if found is None:
+            raise StoreError(f"{self.uri}/{key}", "is not in the store")
+        return found
+
+    def blob(self, manifest: Manifest, name: str) -> bytes:
+        """The verified bytes of one file of a commit.
+
+        Raises:
+            StoreError: the file is missing, or does not hold what the manifest says.
+        """
+        blob = self._blob(manifest, name)
+        data = self.read(blob.key)
+        if len(data) != blob.size or sha256(data) != blob.sha256:
+            raise StoreError(f"{self.uri}/{blob.key}", "is damaged: its content is not what its manifest says")
+        return data
+
+    def local_path(self, manifest: Manifest, name: str) -> Path:
+        """A local file with the content of a blob, for memory mapping; from object storage it is fetched once.
+
+        A local store's file is checked for its size only: verify with `blob` where that matters.
+        """
+        blob = self._blob(manifest, name)
+        if self.is_local:
+            path = Path(self._path(blob.key))
+            if not path.is_file() or path.stat().st_size != blob.size:
+                raise StoreError(str(path), f"is missing or damaged: {blob.size} bytes were written")
+            return path
+        cached = Path.home() / ".cache" / "sigmasweep" / "blobs" / blob.sha256
+        if not cached.is_file():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            partial = cached.with_name(f".{blob.sha256}.{_attempt()}")
+            _write_through(partial, self.blob(manifest, name))
+            partial.replace(cached)
+        return cached
+
+    def set_aside(self, key: str) -> None:
+        """Takes a damaged commit out of sight: its manifest moves under `damaged/`, its blobs stay as they are."""
+        data = self.read(f"{key}.json")
+        self.write(f"damaged/{key}-{_attempt()}.json", data)
+        self.delete(f"{key}.json")
+
+    def remove(self, manifest: Manifest) -> None:
+        """Undoes a commit: the manifest first, then its blobs."""
+        self.delete(f"{manifest.key}.json")
+        self._discard(manifest.blobs.values())
+
+    def check_writable(self) -> None:
+        """Raises:
+        StoreError: nothing can be written there; said before any work is begun.
+        """
+        probe = f".probe-{_attempt()}"
+        self.write(probe, b"")
+        self.delete(probe)
+
+    # -- within --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._fs, pafs.LocalFileSystem)
+
+    @property
+    def _fs(self) -> pafs.FileSystem:
+        return self._open()[0]
+
+    @property
+    def _root(self) -> str:
+        return self._open()[1]
+
+    def _open(self) -> tuple[pafs.FileSystem, str]:
+        if self._opened is None:
+            try:
+                self._opened = pafs.FileSystem.from_uri(self.uri)
+            except (ValueError, OSError) as error:
+                raise StoreError(self.uri, f"is not an address of a store ({error})") from error
+        return self._opened
+
+    def _path(self, key: str) -> str:
+        return f"{self._root.rstrip('/')}/{key}"
+
+    def _blob(self, manifest: Manifest, name: str) -> Blob:
+        if name not in manifest.blobs:
+            raise StoreError(f"{self.uri}/{manifest.key}", f"has no file {name!r} (it has {sorted(manifest.blobs)})")
+        return manifest.blobs[name]
+
+    def _discard(self, blobs: Any) -> None:
+        for blob in blobs:
+            try:
+                self.delete(blob.key)
+            except StoreError:
+                continue  # litter at worst, and the first error is the one to be told
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.uri}/{key}", "is not there") from error
+        except OSError as error:
+            raise StoreError(f"{self.uri}/{key}", f"cannot be read or written ({error.strerror or error})") from error
+
+
+def _attempt() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def _write_through(path: Path, data: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,222 @@
+"""The loop, written once: from noise to images, for every schedule, grid, solver, stochasticity and guidance.
+
+What drives it is a plan, a sequence of moves made from the errors of the moves before: a step, or adding noise to climb
+back to a higher level (Restart). A move that its plan rejects is taken back, sample by sample (adaptive step control).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.flow import Flow
+from pipeline.diffusion.guidance import Denoise, Guidance, Unguided
+from pipeline.diffusion.preconditioning import per_sample
+from pipeline.diffusion.schedules import Linear, Scaling, Schedule, Unscaled
+from pipeline.diffusion.seeds import INITIAL, RENOISE, Noise, draw
+from pipeline.diffusion.solvers import Euler, Heun, Memory, Solver, Step
+from pipeline.diffusion.stochasticity import Deterministic, Stochasticity
+from pipeline.diffusion.timesteps import EDMSteps, NoiseLevels, Timesteps, grid
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A point of the design space: everything that is chosen after training."""
+
+    timesteps: Timesteps = field(default_factory=EDMSteps)
+    solver: Solver = field(default_factory=Heun)
+    schedule: Schedule = field(default_factory=Linear)
+    scaling: Scaling = field(default_factory=Unscaled)
+    stochasticity: Stochasticity = field(default_factory=Deterministic)
+    guidance: Guidance = field(default_factory=Unguided)
+    revision: ClassVar[int] = 1  # of what belongs to no part: the loop, the flow, the noise
+
+
+class Samples(NamedTuple):
+    """images: the states at sigma = 0, float64 of shape (N, C, H, W), in the model's range.
+    nfe: network evaluations spent on each sample, counted, int64 of shape (N,)."""
+
+    images: Tensor
+    nfe: Tensor
+
+
+class Move(NamedTuple):
+    """What the loop does next, sample by sample: from sigma to sigma_next, both float64 of shape (N,).
+
+    sigma_next < sigma is a step of the solver, sigma_next > sigma adds noise, sigma_next == sigma leaves a sample alone
+    (it has arrived).
+    """
+
+    sigma: Tensor
+    sigma_next: Tensor
+
+
+class Plan(Protocol):
+    """Decides the moves. One plan drives one batch."""
+
+    @property
+    def num_steps(self) -> int:
+        """The N that churn divides S_churn by."""
+        ...
+
+    def next(self) -> Move | None:
+        """The next move, or None when every sample has arrived."""
+        ...
+
+    def judge(self, step: Step) -> Tensor | None:
+        """Which samples keep the step just made, bool of shape (N,); None is all."""
+        ...
+
+
+class FixedPlan:
+    """All samples walk down one grid of noise levels.
+
+    Args:
+        sigmas: sigma_0 > ... > sigma_N = 0, float64 of shape (N + 1,).
+        num_samples: how many walk.
+    """
+
+    def __init__(self, sigmas: Tensor, num_samples: int) -> None:
+        self._sigmas = sigmas
+        self._num_samples = num_samples
+        self._index = 0
+
+    @property
+    def num_steps(self) -> int:
+        return len(self._sigmas) - 1
+
+    def next(self) -> Move | None:
+        if self._index == self.num_steps:
+            return None
+        sigma, sigma_next = self._sigmas[self._index : self._index + 2]
+        self._index += 1
+        return Move(sigma.expand(self._num_samples), sigma_next.expand(self._num_samples))
+
+    def judge(self, step: Step) -> Tensor | None:
+        return None
+
+
+Callback = Callable[[int, Tensor, Tensor], None]  # (move, x, sigma_next): for pictures of trajectories and for tests
+
+
+def sample(
+    denoise: Denoise, network: NoiseLevels, sampler: Sampler, seeds: Tensor, shape: tuple[int, ...],
+    labels: Tensor | None = None, on_move: Callback | None = None,
+) -> Samples:  # fmt: skip
+    """Images for seeds.
+
+    Args:
+        denoise: D(x, sigma, labels), such as a `Denoiser`.
+        network: the noise levels it can be asked.
+        sampler: the settings.
+        seeds: int64 of shape (N,), on the device of the work. A seed gives the same image in any company.
+        shape: of one image, (C, H, W).
+        labels: int64 of shape (N,), -1 for none; or None.
+        on_move: told after every move.
+
+    Raises:
+        ValueError: the grid has no N distinct steps for this network.
+    """
+    with torch.no_grad():
+        sigmas = grid(sampler.timesteps, network).to(seeds.device)
+        count = torch.zeros_like(seeds)
+        flow = Flow(denoise, sampler.schedule, sampler.scaling, sampler.guidance, labels, count)
+        noise = Noise(seeds, shape)
+        sigma_0 = sigmas[:1].expand(len(seeds))
+        x = noise.normal(draw(INITIAL, 0))
+        x = per_sample(sigma_0 * flow.s(flow.t(sigma_0)), x) * x
+        x = integrate(flow, x, FixedPlan(sigmas, len(seeds)), sampler, noise, network, on_move)
+        return Samples(x, count)
+
+
+def integrate(
+    flow: Flow, x: Tensor, plan: Plan, sampler: Sampler, noise: Noise, network: NoiseLevels,
+    on_move: Callback | None = None,
+) -> Tensor:  # fmt: skip
+    """Follows a plan from the state x to its end, and returns the state there."""
+    memory: Memory = ()
+    index = 0
+    while (move := plan.next()) is not None:
+        climbing = move.sigma_next > move.sigma
+        if bool(climbing.any()):
+            x, memory = _climb(flow, x, move, climbing, memory, noise.normal(draw(RENOISE, index)))
+            move = Move(torch.where(climbing, move.sigma_next, move.sigma), move.sigma_next)  # these stay, now
+        if not bool(climbing.all()):
+            step = _descend(flow, x, move, sampler, plan.num_steps, index, noise, network, memory)
+            x, memory = _keep(plan.judge(step), step, x, memory)
+        if on_move is not None:
+            on_move(index, x, move.sigma_next)
+        index += 1
+    return x
+
+
+def _climb(
+    flow: Flow, x: Tensor, move: Move, climbing: Tensor, memory: Memory, epsilon: Tensor
+) -> tuple[Tensor, Memory]:
+    """Adds the noise that leads from sigma up to sigma_next, and forgets the past; samples that do not climb stay."""
+    s, s_next = flow.s(flow.t(move.sigma)), flow.s(flow.t(move.sigma_next))
+    added = (move.sigma_next**2 - move.sigma**2).clamp(min=0).sqrt() * s_next
+    climbed = per_sample(s_next / s, x) * x + per_sample(added, x) * epsilon
+    kept_memory = tuple(torch.where(per_sample(climbing, item), torch.zeros_like(item), item) for item in memory)
+    return torch.where(per_sample(climbing, x), climbed, x), kept_memory
+
+
+def _descend(
+    flow: Flow, x: Tensor, move: Move, sampler: Sampler, num_steps: int, index: int, noise: Noise,
+    network: NoiseLevels, memory: Memory,
+) -> Step:  # fmt: skip
+    """One step down. The last one, to sigma = 0, is Euler's in all solvers: no slope exists there."""
+    moving = move.sigma_next < move.sigma
+    last = moving & (move.sigma_next == 0)
+    for group in (moving & ~last, last):
+        if bool(group.all()):
+            continue
+        if bool(group.any()):
+            return _descend_in_groups(flow, x, move, sampler, num_steps, index, noise, network, memory)
+    if not bool(moving.any()):
+        return Step(x, memory)
+    t, t_next = flow.t(move.sigma), flow.t(move.sigma_next)
+    x_hat, t_hat = sampler.stochasticity.perturb(flow, x, t, num_steps, index, noise, network)
+    if bool(last.all()):
+        return Euler().step(flow, x_hat, t_hat, t_next, (), noise)._replace(memory=memory)
+    return sampler.solver.step(flow, x_hat, t_hat, t_next, memory, noise)
+
+
+def _descend_in_groups(
+    flow: Flow, x: Tensor, move: Move, sampler: Sampler, num_steps: int, index: int, noise: Noise,
+    network: NoiseLevels, memory: Memory,
+) -> Step:  # fmt: skip
+    """As `_descend`, where some samples step, some make their last step and some have arrived: each group by itself."""
+    moving, last = move.sigma_next < move.sigma, (move.sigma_next == 0) & (move.sigma > 0)
+    x, error = x.clone(), None
+    memory = tuple(item.clone() for item in memory)
+    for group in (moving & ~last, last):
+        chosen = group.nonzero()[:, 0]
+        if not len(chosen):
+            continue
+        part = Move(move.sigma[chosen], move.sigma_next[chosen])
+        of_part = tuple(item[chosen] for item in memory)
+        step = _descend(
+            flow.select(chosen), x[chosen], part, sampler, num_steps, index, noise.select(chosen), network, of_part
+        )
+        x[chosen] = step.x
+        if step.error is not None:
+            error = torch.zeros_like(x) if error is None else error
+            error[chosen] = step.error
+        memory = memory or tuple(item.new_zeros(len(x), *item.shape[1:]) for item in step.memory)
+        for whole, item in zip(memory, step.memory, strict=bool(step.memory)):
+            whole[chosen] = item
+    return Step(x, memory, error)
+
+
+def _keep(kept: Tensor | None, step: Step, x: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    """The state after a step that a plan has judged; a rejected sample keeps its state and its memory."""
+    if kept is None:
+        return step.x, step.memory
+    previous = memory or tuple(torch.zeros_like(item) for item in step.memory)
+    kept_memory = tuple(
+        torch.where(per_sample(kept, new), new, old) for new, old in zip(step.memory, previous, strict=True)
+    )
+    return torch.where(per_sample(kept, x), step.x, x), kept_memory

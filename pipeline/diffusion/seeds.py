@@ -1,0 +1,151 @@
+"""Noise as a function of (seed, draw), whatever the batch, the worker and the order of the work.
+
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is a bijection of a
+128-bit counter under a 64-bit key: the key is the seed, the counter is (element, draw). No state is kept anywhere.
+It is written in int64 tensor operations, so that any device gives the same integers.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Streams keep the purposes of draws apart: draw = stream * 2**32 + index.
+INITIAL, CHURN, SOLVER, RENOISE, LABEL, PATH, TRAINING, DROPOUT = range(8)
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+def draw(stream: int, index: int) -> int:
+    """The number of one draw of a stream; index < 2**32."""
+    return (stream << 32) | index
+
+
+def _multiply(factor: int, value: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of a 32 x 32 bit product; int64 wraps, which leaves the bits of the unsigned product."""
+    product = value * factor
+    return (product >> 32) & _MASK, product & _MASK
+
+
+def philox(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Philox4x32-10 on words of 32 bits held in int64 tensors, which broadcast. Returns four words."""
+    k0, k1 = key
+    c0, c1, c2, c3 = counter
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def _words(seeds: Tensor, draws: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Four 32-bit words for each of `count` counters of each (seed, draw), each of shape (N, count)."""
+    seeds, draws = seeds[:, None], draws[:, None]
+    element = torch.arange(count, dtype=torch.int64, device=seeds.device)[None, :]
+    counter = (element, torch.zeros_like(element), draws & _MASK, (draws >> 32) & _MASK)
+    return philox((seeds & _MASK, (seeds >> 32) & _MASK), counter)
+
+
+def _unit(word: Tensor) -> Tensor:
+    """32 bits as float64, strictly between 0 and 1."""
+    return (word.to(torch.float64) + 0.5) * 2.0**-32
+
+
+def uniform(seeds: Tensor, draws: Tensor | int, count: int = 1) -> Tensor:
+    """Uniform numbers strictly between 0 and 1, of 32 bits.
+
+    Args:
+        seeds: int64 of shape (N,).
+        draws: the number of the draw, one for all or int64 of shape (N,).
+        count: how many for each seed.
+
+    Returns:
+        float64 of shape (N, count).
+    """
+    words = _words(seeds, _as_draws(draws, seeds), (count + 3) // 4)
+    return torch.stack([_unit(word) for word in words], dim=-1).flatten(1)[:, :count]
+
+
+def normal(seeds: Tensor, draws: Tensor | int, shape: Sequence[int]) -> Tensor:
+    """Standard normal numbers by Box-Muller from uniforms of 32 bits, so none is beyond 6.8.
+
+    Args:
+        seeds: int64 of shape (N,).
+        draws: the number of the draw, one for all or int64 of shape (N,).
+        shape: of one sample.
+
+    Returns:
+        float64 of shape (N, *shape). Bits agree on one kind of device; between kinds to about 1e-15.
+    """
+    count = math.prod(shape)
+    words = _words(seeds, _as_draws(draws, seeds), (count + 3) // 4)
+    pairs = []
+    for word, other in (words[:2], words[2:]):
+        radius, angle = (-2 * _unit(word).log()).sqrt(), 2 * math.pi * _unit(other)
+        pairs += [radius * angle.cos(), radius * angle.sin()]
+    return torch.stack(pairs, dim=-1).flatten(1)[:, :count].reshape(-1, *shape)
+
+
+def _as_draws(draws: Tensor | int, seeds: Tensor) -> Tensor:
+    return torch.full_like(seeds, draws) if isinstance(draws, int) else draws
+
+
+class Noise:
+    """All the randomness of a batch of samples. Solvers ask it, and never a global generator.
+
+    Args:
+        seeds: int64 of shape (N,), one a sample, on the device where the noise is wanted.
+        shape: of one sample, (C, H, W).
+    """
+
+    def __init__(self, seeds: Tensor, shape: Sequence[int]) -> None:
+        self.seeds = seeds
+        self.shape = tuple(shape)
+
+    def normal(self, draw: Tensor | int) -> Tensor:
+        """Standard normal noise of shape (N, *shape), float64; the same draw gives the same noise."""
+        return normal(self.seeds, draw, self.shape)
+
+    def uniform(self, draw: Tensor | int) -> Tensor:
+        """One uniform number a sample, shape (N,)."""
+        return uniform(self.seeds, draw)[:, 0]
+
+    def increment(self, t_a: Tensor, t_b: Tensor, depth: int = 20) -> Tensor:
+        """W(t_b) - W(t_a) of one Brownian path a sample on [0, 1], whatever the grid that asks.
+
+        Each midpoint of a dyadic interval is drawn once, keyed by the seed and the interval (a Brownian bridge, Levy's
+        construction), so refining the grid refines the same path. Below 2**-depth the path is linear: times are best
+        multiples of it.
+
+        Args:
+            t_a: times in [0, 1], float64 of shape (N,).
+            t_b: likewise.
+
+        Returns:
+            float64 of shape (N, *shape), of variance |t_b - t_a|.
+        """
+        return self._path(t_b, depth) - self._path(t_a, depth)
+
+    def _path(self, t: Tensor, depth: int) -> Tensor:
+        column = (-1, *[1] * len(self.shape))
+        left = torch.zeros(len(self.seeds), *self.shape, dtype=torch.float64, device=self.seeds.device)
+        right = self.normal(draw(PATH, 0))
+        start, width, node = torch.zeros_like(t), 1.0, torch.ones_like(self.seeds)
+        for _ in range(depth):
+            deviation = math.sqrt(width) / 2
+            middle = (left + right) / 2 + deviation * self.normal((PATH << 32) + node)
+            width /= 2
+            upper = t >= start + width
+            where = upper.reshape(column)
+            left, right = torch.where(where, middle, left), torch.where(where, right, middle)
+            start, node = start + width * upper, 2 * node + upper.long()
+        return left + ((t - start) / width).reshape(column) * (right - left)
+
+    def select(self, index: Tensor) -> "Noise":
+        """The same noise for some of the samples."""
+        return Noise(self.seeds[index], self.shape)

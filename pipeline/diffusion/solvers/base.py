@@ -1,0 +1,40 @@
+"""What a solver is: one step of the flow, from t to t_next. The loop, churn and the last step are not its business."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from pipeline.diffusion.flow import Flow
+from pipeline.diffusion.seeds import Noise
+
+Memory = tuple[Tensor, ...]  # what a multistep solver keeps of earlier steps; the first dimension is the sample
+
+
+class Step(NamedTuple):
+    """What a step yields.
+
+    x: the state at t_next, of shape (N, C, H, W).
+    memory: to be handed to the next step.
+    error: an estimate of the local error, of x's shape, where the solver has one; adaptive step control reads it,
+        sample by sample.
+    """
+
+    x: Tensor
+    memory: Memory = ()
+    error: Tensor | None = None
+
+
+class SolverShape(Protocol):
+    @property
+    def order(self) -> int:
+        """The order of convergence of the global error, which a test measures."""
+        ...
+
+    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise) -> Step:
+        """One step of every sample from its t to its t_next, both of shape (N,); sigma(t_next) > 0.
+
+        `memory` is empty at the first step, and has the same number of items after every step. A sample without a past
+        (its first step was rejected, or it has climbed) has zeros there. A solver that needs randomness takes it from
+        `noise`, keyed by what it is for, never from a global generator.
+        """
+        ...

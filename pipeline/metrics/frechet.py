@@ -1,0 +1,78 @@
+"""The Frechet distance of two Gaussians (Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500, Eq. 6).
+
+    |mean_a - mean_b|^2 + Tr(A) + Tr(B) - 2 Tr((A B)^(1/2))
+
+With A = F F^T the eigenvalues of A B are those of the symmetric F^T B F, so the trace of the root needs no root.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.metrics.moments import Float64, Gaussian
+
+
+@dataclass(frozen=True)
+class Frechet:
+    """A distance, squared and in the units of the features.
+
+    Args:
+        value: never negative.
+        rank_deficient: a covariance is singular, as it is wherever there are no more images than features. The
+            value is then that of a Gaussian on a subspace, and far too dependent on the number of images.
+    """
+
+    value: float
+    rank_deficient: bool
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> Frechet:
+    """The Frechet distance, in float64.
+
+    Raises:
+        ValueError: the two are of different numbers of features.
+    """
+    if a.num_features != b.num_features:
+        raise ValueError(f"distance: between {a.num_features} and {b.num_features} features there is none")
+    factor_a, factor_b = _cholesky(a), _cholesky(b)
+    rank_deficient = factor_a is None or factor_b is None
+    if factor_a is not None and factor_b is not None:
+        trace_of_root = _trace_of_root(factor_a, b)
+    else:
+        factor_a, factor_b = _range(a), _range(b)
+        small_a = factor_a.shape[1] <= factor_b.shape[1]
+        trace_of_root = _trace_of_root(factor_a, b) if small_a else _trace_of_root(factor_b, a)
+    means = np.square(a.mean - b.mean).sum()
+    value = means + np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace_of_root
+    return Frechet(max(float(value), 0.0), rank_deficient)
+
+
+def _cholesky(gaussian: Gaussian) -> Float64 | None:
+    """The lower triangle L with L L^T = covariance, or None where the covariance is singular to rounding."""
+    d = gaussian.num_features
+    if gaussian.count is not None and gaussian.count <= d:
+        return None
+    try:
+        lower: Float64 = np.linalg.cholesky(gaussian.covariance).astype(np.float64, copy=False)
+    except np.linalg.LinAlgError:
+        return None
+    pivots = np.square(np.diagonal(lower))
+    return lower if pivots.min() > _rounding(d) * pivots.max() else None
+
+
+def _range(gaussian: Gaussian) -> Float64:
+    """F of shape (d, rank) with F F^T = covariance: eigenvalues that are rounding noise, negative ones too, are cut."""
+    values, vectors = np.linalg.eigh(gaussian.covariance)
+    keep = values > _rounding(len(values)) * max(values[-1], 0.0)
+    return np.asarray(vectors[:, keep] * np.sqrt(values[keep]))
+
+
+def _trace_of_root(factor: Float64, other: Gaussian) -> float:
+    if factor.shape[1] == 0:
+        return 0.0
+    values = np.linalg.eigvalsh(factor.T @ other.covariance @ factor)
+    return float(np.sqrt(values.clip(min=0)).sum())
+
+
+def _rounding(d: int) -> float:
+    return d * float(np.finfo(np.float64).eps)

@@ -1,0 +1,14 @@
+"""The networks F_theta inside the denoiser: settings that build a `torch.nn.Module`.
+
+`settings.build(resolution, channels, num_classes)` returns a module called as `module(x, c_noise, labels)` with x of
+shape (N, C, H, W), c_noise of shape (N,) and int64 labels of shape (N,), -1 for none (or None for none at all); it
+returns a tensor of the shape of x. Preconditioning is not the network's: see `pipeline.diffusion.preconditioning`.
+`Network` is the union of all settings; a new network is one file and one more member here.
+"""
+
+from pipeline.networks.ddpmpp import DDPMpp
+from pipeline.networks.mlp import MLP
+
+Network = DDPMpp | MLP
+
+__all__ = ["DDPMpp", "MLP", "Network"]

@@ -1,0 +1,170 @@
+"""MLflow, as far as it is used: a run found by its key, batches that may be sent twice, and what an error means.
+
+Imported by the sender's process alone.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.tracking import names
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+Verdict = Literal["unreachable", "gone", "refused"]
+
+MAX_METRICS = 1000  # of one request
+MAX_PARAMS = 100  # of one request; of tags as many
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+# The sender has its own patience: MLflow's would repeat a request, create_run too, for four minutes.
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "INVALID_STATE"}
+
+
+def verdict(error: Exception) -> Verdict:
+    """What an error of a request means for what was sent.
+
+    Returns:
+        `unreachable`: try again later; `gone`: the run was deleted; `refused`: the server will never take this.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return "unreachable" if isinstance(error, OSError) else "refused"
+    if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "must be in the 'active' state" in str(error):
+        return "gone"
+    return "refused" if error.error_code in _REFUSED else "unreachable"
+
+
+class TrackingClient:
+    """One tracking server and one experiment of it.
+
+    Args:
+        tracking_uri: as MLflow knows it.
+        experiment: the experiment's name; made where it is missing.
+        artifact_root: where a new experiment keeps its files, or empty for what the server decides.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str, artifact_root: str = "") -> None:
+        os.environ.update(_QUIET)
+        for name, value in _IMPATIENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow.tracking import MlflowClient
+
+        self.mlflow = MlflowClient(tracking_uri)
+        self._experiment = experiment
+        self._artifact_root = artifact_root
+        self._experiment_id = ""
+
+    def experiment_id(self) -> str:
+        """Finds or makes the experiment. Asked once.
+
+        Raises:
+            MlflowException: the server cannot be reached, or the experiment was deleted.
+        """
+        if not self._experiment_id:
+            self._experiment_id = self._find_experiment()
+        return self._experiment_id
+
+    def is_alive(self) -> bool:
+        """Whether the server answers."""
+        try:
+            self.mlflow.search_experiments(max_results=1)
+        except Exception as error:
+            if verdict(error) != "unreachable":
+                raise
+            return False
+        return True
+
+    def find_or_create(self, head: Mapping[str, Any]) -> tuple["Run", bool]:
+        """The run of a key, and whether it was there before.
+
+        `create_run` is not idempotent: a lost reply, or two machines at once, make two runs. So it is searched for,
+        else created, and searched for again; of several the first in a fixed order is kept (one that holds something
+        before an empty one, then the older). Other empty ones are deleted; a run that holds something is deleted by
+        its own sender only, when that has moved to the kept one.
+        """
+        found = self.runs_of(head["key"])
+        if not found:
+            self.mlflow.create_run(
+                self.experiment_id(),
+                start_time=head["ts"],
+                tags={names.KEY: head["key"], **head["tags"]},
+                run_name=head["name"],
+            )
+            return self.runs_of(head["key"])[0], False
+        for other in found[1:]:
+            if not _holds_something(other):
+                self.mlflow.delete_run(other.info.run_id)
+        return found[0], True
+
+    def runs_of(self, key: str) -> "list[Run]":
+        """The runs that carry a key, the one to keep first."""
+        quoted = key.replace("'", "\\'")
+        found = self.mlflow.search_runs([self.experiment_id()], f"tags.`{names.KEY}` = '{quoted}'", max_results=1000)
+        return sorted(found, key=lambda run: (not _holds_something(run), run.info.start_time, run.info.run_id))
+
+    def log(
+        self,
+        run_id: str,
+        metrics: Iterable[tuple[str, float, int, int]] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Sends one batch. Sent twice it is stored once, since the timestamps are part of it.
+
+        Args:
+            metrics: (key, value, timestamp in ms, step).
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        self.mlflow.log_batch(
+            run_id,
+            metrics=[Metric(*metric) for metric in metrics],
+            params=[Param(*param) for param in (params or {}).items()],
+            tags=[RunTag(*tag) for tag in (tags or {}).items()],
+            synchronous=True,
+        )
+
+    def history(self, run_id: str, key: str) -> set[tuple[int, str]]:
+        """What a run already holds of a metric: (step, value as `value_text` writes it)."""
+        return {(m.step, value_text(m.value)) for m in self.mlflow.get_metric_history(run_id, key)}
+
+    def artifacts(self, run_id: str, folder: str) -> set[str]:
+        """The names of a run's files in a folder."""
+        return {Path(found.path).name for found in self.mlflow.list_artifacts(run_id, folder)}
+
+    def _find_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.mlflow.get_experiment_by_name(self._experiment)
+        if found is None:
+            with contextlib.suppress(MlflowException):  # another was faster, or the next request tells what is wrong
+                return str(self.mlflow.create_experiment(self._experiment, self._artifact_root or None))
+            found = self.mlflow.get_experiment_by_name(self._experiment)
+            if found is None:
+                raise MlflowException(f"the experiment {self._experiment!r} can neither be found nor made")
+        if found.lifecycle_stage != "active":
+            raise MlflowException(
+                f"the experiment {self._experiment!r} was deleted: bring it back with "
+                f"`mlflow experiments restore -x {found.experiment_id}`, or use another name"
+            )
+        return str(found.experiment_id)
+
+
+def value_text(value: float) -> str:
+    """A number for comparison: NaN equals NaN, and infinity is what MLflow's database makes of it."""
+    return repr(max(-1.7976931348623157e308, min(1.7976931348623157e308, value))) if value == value else "nan"
+
+
+def _holds_something(run: "Run") -> bool:
+    return bool(run.data.metrics or run.data.params)

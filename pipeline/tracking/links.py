@@ -1,0 +1,104 @@
+"""Where runs are tracked by default, and where a person looks at them."""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pipeline.errors import UserError
+
+UI_PORT = 5000
+_SQLITE = "sqlite:///"
+
+
+def default_tracking_uri(store_uri: str) -> str:
+    """`MLFLOW_TRACKING_URI`, else a database beside a local store, else one in the working folder.
+
+    Args:
+        store_uri: the address of the store.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{_beside(store_uri) / 'mlflow.db'}"
+
+
+def default_spool(store_uri: str) -> str:
+    """The folder for what is not yet sent: beside a local store, else in the user's cache."""
+    if _is_remote(store_uri):
+        return str(Path.home() / ".cache" / "sigmasweep" / "spool")
+    return str(_beside(store_uri) / "mlflow-spool")
+
+
+def absolute_uri(tracking_uri: str) -> str:
+    """The address as it is right in every working folder.
+
+    Raises:
+        UserError: it names plain files, which MLflow is giving up and which store a repeated metric twice.
+    """
+    if tracking_uri.startswith("file:") or not re.match(r"[\w+]+:", tracking_uri):
+        mend = f"use a database, such as sqlite:///{tracking_uri.removeprefix('file:').lstrip('/') or '.'}/mlflow.db"
+        raise UserError(tracking_uri, f"tracking in plain files is not supported; {mend}")
+    path = database_path(tracking_uri)
+    return tracking_uri if path is None else f"{_SQLITE}{path}"
+
+
+def database_path(tracking_uri: str) -> Path | None:
+    """The file of a sqlite database, absolute; None for a server."""
+    if not tracking_uri.startswith(_SQLITE):
+        return None
+    return Path(tracking_uri.removeprefix(_SQLITE)).expanduser().absolute()
+
+
+def artifact_root(tracking_uri: str) -> str:
+    """Where a new experiment keeps its files: beside a sqlite database; empty where the server decides."""
+    path = database_path(tracking_uri)
+    return "" if path is None else str(path.parent / "mlartifacts")
+
+
+def ui_command(tracking_uri: str) -> str:
+    """The one command that opens the UI on a sqlite database; empty for a server, which is there already."""
+    path = database_path(tracking_uri)
+    if path is None:
+        return ""
+    uri = shlex.quote(f"{_SQLITE}{path}")
+    return (
+        "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
+        f"mlflow server --backend-store-uri {uri} --workers 1 --port {UI_PORT}"
+    )
+
+
+def run_link(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """The page of a run."""
+    return f"{_address(tracking_uri)}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def compare_link(tracking_uri: str, experiment_id: str, tags: Mapping[str, str]) -> str:
+    """The runs table, with the runs that carry these tags."""
+    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    base = f"{_address(tracking_uri)}/#/experiments/{experiment_id}/runs"
+    return f"{base}?searchFilter={quote(wanted, safe='')}" if wanted else base
+
+
+def readable(tracking_uri: str) -> str:
+    """The address without a password."""
+    parts = urlsplit(tracking_uri)
+    if not parts.hostname or "@" not in parts.netloc:
+        return tracking_uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _address(tracking_uri: str) -> str:
+    """The UI's: the server's own, or that of `ui_command`."""
+    if tracking_uri.startswith(("http://", "https://")):
+        return readable(tracking_uri).rstrip("/")
+    return f"http://127.0.0.1:{UI_PORT}"
+
+
+def _is_remote(store_uri: str) -> bool:
+    return "://" in store_uri and not store_uri.startswith("file://")
+
+
+def _beside(store_uri: str) -> Path:
+    if _is_remote(store_uri):
+        return Path.cwd()
+    return Path(store_uri.removeprefix("file://")).expanduser().absolute().parent

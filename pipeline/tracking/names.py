@@ -1,0 +1,98 @@
+"""The names of every metric, tag and artifact that is tracked, and what MLflow accepts as a name.
+
+The engine and the training do not import this module (they stand beside or below the tracker); they report plain keys,
+and this is where each is written down.
+"""
+
+import json
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+# -- metrics of a benchmark's run: one sampler setting on one checkpoint -------------------------------------------
+
+FID = "fid"  # the Frechet distance of the Inception network's features, and of nothing else
+FD = "fd"  # a Frechet distance of any other extractor, which the tag `protocol` names
+FD_LOW, FD_HIGH = "fd_low", "fd_high"  # its interval
+FID_LOW, FID_HIGH = "fid_low", "fid_high"
+ACCURACY = "accuracy"  # the share of images that a classifier recognises as their label
+NFE = "nfe"  # evaluations of the network an image, counted
+SECONDS = "seconds"  # for 1,000 images, by a separate warm timing
+IMAGES_PER_SECOND = "images_per_second"
+NUM_IMAGES = "num_images"
+
+# -- metrics of a training's run; the step is the number of images seen --------------------------------------------
+
+TRAIN_LOSS = "train/loss"
+TRAIN_LOSS_SIGMA = "train/loss_sigma_"  # with the bin of the noise level: train/loss_sigma_0.1
+TRAIN_IMAGES_PER_SECOND = "train/images_per_second"
+TRAIN_LEARNING_RATE = "train/learning_rate"
+TRAIN_NAN_LOSSES = "train/nan_losses"
+
+# -- tags ----------------------------------------------------------------------------------------------------------
+
+KEY = "sigmasweep.key"  # what makes a run the same run; one run has it
+CHANGED_PARAMS = "sigmasweep.changed_params"  # JSON: the newest values of params that MLflow keeps as first logged
+KIND = "kind"  # training, or sampler
+BENCHMARK = "benchmark"
+CHECKPOINT = "checkpoint"
+PROTOCOL = "protocol"
+DATASET = "dataset"
+EXTRACTOR = "extractor"
+
+# -- artifacts -----------------------------------------------------------------------------------------------------
+
+SETTINGS_FILE = "settings.yaml"  # the resolved settings, whole
+LONG_PARAMS_FOLDER = "long_params"  # one text for each param that MLflow would cut
+SAMPLES_IMAGE = "samples"  # image key of a grid of the same seeds in the same cells
+
+# -- limits of MLflow ----------------------------------------------------------------------------------------------
+
+MAX_KEY_LENGTH = 250
+MAX_PARAM_LENGTH = 6000  # longer values are cut silently by MLflow
+MAX_TAG_LENGTH = 5000  # 8,000 in newer servers
+_CUT = " ... (cut)"
+
+
+def clean_key(key: str) -> str:
+    """A key that MLflow accepts: letters, digits and `_-. :/`, a path without empty or dotted parts, 250 characters.
+
+    Raises:
+        ValueError: nothing is left of the key.
+    """
+    text = re.sub(r"[^\w\-. :/]", "_", key, flags=re.ASCII)
+    text = posixpath.normpath(text).lstrip("/")
+    while text.startswith("../"):
+        text = text[3:]
+    if not text or text in (".", ".."):
+        raise ValueError(f"{key!r} cannot be the name of a metric, param or tag")
+    return text[:MAX_KEY_LENGTH].rstrip("/")
+
+
+def cut(text: str, length: int) -> str:
+    """The text, with its end replaced by a mark where it is too long."""
+    return text if len(text) <= length else text[: length - len(_CUT)] + _CUT
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys with text values.
+
+    Mappings and dataclasses are descended into, and lists that hold any; other lists are one value. Text stands as it
+    is, everything else as JSON writes it.
+    """
+    if is_dataclass(settings) and not isinstance(settings, type):
+        settings = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    if isinstance(settings, list | tuple) and any(isinstance(item, Mapping) or is_dataclass(item) for item in settings):
+        settings = dict(enumerate(settings))
+    if not isinstance(settings, Mapping) or (not settings and prefix):
+        return {clean_key(prefix or "value"): _text(settings)}
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        found.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return found
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

@@ -1,0 +1,126 @@
+"""The settings of a training: the model, what it is trained on and how. Each part is chosen independently."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.diffusion.noise import EDMWeighting, LogNormal, TrainingNoise, Weighting
+from pipeline.diffusion.preconditioning import EDMPreconditioning, Preconditioning
+from pipeline.networks import DDPMpp, Network
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Frozen(BaseModel):
+    """Settings: unknown keys are refused, and nothing changes after it was read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=True)
+
+
+class ModelSettings(Frozen):
+    """What is trained."""
+
+    network: Annotated[Network, Field(discriminator="kind")] = DDPMpp()
+    preconditioning: Annotated[Preconditioning, Field(discriminator="kind")] = EDMPreconditioning()
+    # The one source of sigma_data. Empty: the standard deviation in the data set's manifest.
+    sigma_data: float | None = Field(default=0.5, gt=0)
+
+
+class ModelSpec(Frozen):
+    """A model whole: enough to build it again without the data. Written into every checkpoint."""
+
+    network: Annotated[Network, Field(discriminator="kind")]
+    preconditioning: Annotated[Preconditioning, Field(discriminator="kind")]
+    sigma_data: float = Field(gt=0)
+    resolution: int = Field(gt=0)
+    channels: int = Field(gt=0)
+    num_classes: int = Field(ge=0)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image: (C, H, W)."""
+        return (self.channels, self.resolution, self.resolution)
+
+
+class Optimizer(Frozen):
+    """Adam (Kingma and Ba 2014) with a linear ramp-up of the learning rate over `ramp_up_kimg` thousand images."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    ramp_up_kimg: float = Field(default=10_000, ge=0)
+
+
+class EMA(Frozen):
+    """Averages of the weights, one for each half-life: min(halflife, ramp_up x images seen).
+
+    Args:
+        halflife_kimg: half-lives in thousands of images; each gives one set of weights, named `ema-<halflife>`.
+        ramp_up: the share of the images seen that bounds the half-life early on; empty for none.
+    """
+
+    halflife_kimg: tuple[float, ...] = (500.0,)
+    ramp_up: float | None = Field(default=0.05, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(not value > 0 for value in self.halflife_kimg) or len(set(self.names)) < len(self.halflife_kimg):
+            raise ValueError(f"halflife_kimg: must be positive and different (got {list(self.halflife_kimg)})")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"ema-{value:g}" for value in self.halflife_kimg)
+
+
+class TrainingSettings(Frozen):
+    """How it is trained. What determines the weights is part of the training's identity; how long it goes on, how
+    often it is saved and where it runs is not, so a training can be prolonged.
+
+    Args:
+        batch_size: images a step, over all workers.
+        microbatch: images a worker takes at once; the rest of its share is accumulated. Empty: all at once.
+        duration_kimg: thousands of images to train on.
+        snapshot_kimg: thousands of images between snapshots (weights for sampling, kept for ever).
+        checkpoint_kimg: thousands of images between checkpoints (all that a restart needs; the last two are kept).
+            Empty: with the snapshots.
+        log_kimg: thousands of images between log lines.
+        on_nan: what a loss that is not finite does: `stop` the training, or `skip` the step. It is counted either way.
+        loss_bins: the loss is reported by noise level in this many bins, evenly spaced in the quantile of p_train.
+    """
+
+    noise: Annotated[TrainingNoise, Field(discriminator="kind")] = LogNormal()
+    weighting: Annotated[Weighting, Field(discriminator="kind")] = EDMWeighting()
+    optimizer: Optimizer = Optimizer()
+    ema: EMA = EMA()
+    batch_size: int = Field(default=512, gt=0)
+    microbatch: int | None = Field(default=None, gt=0)
+    x_flip: bool = False
+    seed: int = Field(default=0, ge=0)
+    precision: Precision = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    duration_kimg: float = Field(default=200_000, gt=0)
+    snapshot_kimg: float = Field(default=10_000, gt=0)
+    checkpoint_kimg: float | None = Field(default=None, gt=0)
+    log_kimg: float = Field(default=50, gt=0)
+    on_nan: Literal["stop", "skip"] = "stop"
+    loss_bins: int = Field(default=6, ge=1, le=64)
+
+
+class Workers(Frozen):
+    """Where a training runs.
+
+    Args:
+        num_workers: data-parallel workers; 0 runs in this process, without Ray.
+        device: `auto` takes GPUs where the cluster has them.
+        threads: CPU threads of each worker. Fixed by settings, so that results do not depend on the machine's load.
+        max_failures: how often a failed worker group is started again.
+        timeout_s: how long a collective may wait for a lost worker.
+    """
+
+    num_workers: int = Field(default=1, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, gt=0)
+    max_failures: int = Field(default=3, ge=0)
+    timeout_s: float = Field(default=300, gt=0)

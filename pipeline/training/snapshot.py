@@ -1,0 +1,166 @@
+"""Snapshots: the weights of a training at one moment, for sampling. They lie under `checkpoints/<training>/snapshots/`.
+
+A snapshot holds the model's settings, the training's settings and the data set's digest, so that nothing of it needs
+to be said again to sample from it. Weights are safetensors, one file for each set: `raw`, and one for each EMA.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline.data.store import Manifest, Store
+from pipeline.diffusion.preconditioning import Denoiser
+from pipeline.errors import CheckpointError, StoreError
+from pipeline.training.settings import ModelSpec
+
+ROOT = "checkpoints"
+LATEST = "latest"
+_TRAINING = re.compile(r"(?P<name>.+)-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """Names weights: those of a training, at a moment, averaged or not.
+
+    Args:
+        training: its name, or its folder (name and digest) where several share the name.
+        at: images seen, or `latest`.
+        ema: the set of weights, `raw` or `ema-<half-life in kimg>`; empty takes the training's first EMA.
+    """
+
+    training: str
+    at: int | str = LATEST
+    ema: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One set of weights, found and not yet loaded."""
+
+    manifest: Manifest
+    model: ModelSpec
+    training: str  # the folder, name-digest
+    num_images: int
+    weights: str  # `raw` or `ema-...`
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.manifest.blobs[_blob(self.weights)].sha256
+
+    @property
+    def title(self) -> str:
+        """For tables and pictures."""
+        return f"{self.training}@{self.num_images}/{self.weights}"
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """`name` and `digest` of the data it was trained on."""
+        dataset: Mapping[str, Any] = self.manifest.meta["dataset"]
+        return dataset
+
+
+def snapshot_key(training: str, num_images: int) -> str:
+    return f"{ROOT}/{training}/snapshots/{num_images:012d}"
+
+
+def commit_snapshot(
+    store: Store, training: str, num_images: int, model: ModelSpec,
+    weights: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any],
+) -> Manifest:  # fmt: skip
+    """Writes a snapshot.
+
+    Args:
+        training: the training's folder.
+        weights: state dictionaries of the network by name, the preferred one (the first EMA) first.
+        meta: `settings` of the training, `dataset` (name and digest), and whatever else is worth telling.
+    """
+    blobs = {_blob(name): weights_bytes(state) for name, state in weights.items()}
+    whole = {**meta, "kind": "snapshot", "model": model, "num_images": num_images, "weights": list(weights)}
+    return store.commit(snapshot_key(training, num_images), blobs, whole)
+
+
+def weights_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """A state dictionary as safetensors; equal weights give equal bytes."""
+    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+
+
+def find_snapshot(store: Store, ref: CheckpointRef) -> Snapshot:
+    """Raises:
+    CheckpointError: no training, no moment or no weights of that name; the sentence lists what there is.
+    """
+    training = find_training(store, ref.training)
+    moments = snapshot_moments(store, training)
+    if not moments:
+        raise CheckpointError(training, "has no snapshots yet: let it train until its first one")
+    if ref.at != LATEST and ref.at not in moments:
+        raise CheckpointError(training, f"has no snapshot at {ref.at!r} images (it has {_some(moments)})")
+    num_images = moments[-1] if ref.at == LATEST else int(ref.at)
+    try:
+        manifest = store.manifest(snapshot_key(training, num_images))
+        model = ModelSpec.model_validate(manifest.meta["model"])
+    except (StoreError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{training}@{num_images}", f"the snapshot is damaged ({error})") from error
+    names: list[str] = manifest.meta["weights"]
+    weights = ref.ema or names[0]
+    if weights not in names:
+        raise CheckpointError(f"{training}@{num_images}", f"has no weights {weights!r} (it has {', '.join(names)})")
+    return Snapshot(manifest, model, training, num_images, weights)
+
+
+def find_training(store: Store, name: str) -> str:
+    """The folder of a training, by its name or its folder's name."""
+    folders = sorted({key.split("/")[1] for key in store.committed(ROOT) if key.count("/") > 1})
+    if name in folders:
+        return name
+    named = [folder for folder in folders if (match := _TRAINING.fullmatch(folder)) and match["name"] == name]
+    if not named:
+        raise CheckpointError(name, f"no such training in {store.uri} (there are: {', '.join(folders) or 'none'})")
+    if len(named) > 1:
+        raise CheckpointError(name, f"several trainings have this name, name one of them whole: {', '.join(named)}")
+    return named[0]
+
+
+def snapshot_moments(store: Store, training: str) -> list[int]:
+    """Images seen at each snapshot of a training, ascending."""
+    return sorted(int(key.rsplit("/", 1)[1]) for key in store.committed(f"{ROOT}/{training}/snapshots"))
+
+
+def read_weights(store: Store, snapshot: Snapshot) -> bytes:
+    """The verified safetensors bytes of a snapshot's weights.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
+    try:
+        return store.blob(snapshot.manifest, _blob(snapshot.weights))
+    except StoreError as error:
+        raise CheckpointError(snapshot.title, f"the weights are damaged ({error})") from error
+
+
+def build_denoiser(model: ModelSpec, weights: bytes, dtype: torch.dtype, device: torch.device | str) -> Denoiser:
+    """A denoiser ready to sample, in evaluation mode.
+
+    Raises:
+        CheckpointError: the weights do not fit the model.
+    """
+    network = model.network.build(model.resolution, model.channels, model.num_classes)
+    try:
+        network.load_state_dict(safetensors.torch.load(weights))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError("weights", f"do not fit the model ({str(error).splitlines()[0]})") from error
+    network = network.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return Denoiser(network, model.preconditioning, model.sigma_data)
+
+
+def _blob(weights: str) -> str:
+    return f"{weights}.safetensors"
+
+
+def _some(moments: list[int]) -> str:
+    shown = [str(moment) for moment in moments]
+    return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", *shown[-2:]])

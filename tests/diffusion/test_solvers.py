@@ -1,0 +1,128 @@
+"""Solvers against the exact flow of the mixture, and against plainly written loops."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.sampling import Sampler, sample
+from pipeline.diffusion.schedules import VP, Linear, Unscaled, VPScaling
+from pipeline.diffusion.seeds import INITIAL, draw, normal
+from pipeline.diffusion.solvers import Alpha, Euler, Heun, Midpoint, Ralston
+from pipeline.diffusion.timesteps import IDDPMSteps, NoiseLevels, grid
+from tests.diffusion.mixture import Mixture
+from tests.diffusion.parts import SCALINGS, SCHEDULES, SMOOTH_TIMESTEPS, SOLVERS, name, with_steps
+from tests.diffusion.plans import Levels, follow
+
+MIXTURE = Mixture(std=0.5)
+NUM_LEVELS = (129, 257, 513)
+# Quantiles to start from, symmetric about 0 without it (0 stays where it is).
+START = torch.tensor([-2.0, -1.5, -1.0, -0.6, -0.3, -0.1, 0.05, 0.2, 0.45, 0.8, 1.2, 1.8], dtype=torch.float64)
+
+
+def errors(sampler: Sampler, num_levels: int) -> Tensor:
+    """The largest error at sigma_min for each grid: one sample a grid, its elements the starting points."""
+    sigmas = torch.stack([grid(with_steps(steps, num_levels), NoiseLevels())[:-1] for steps in SMOOTH_TIMESTEPS], dim=1)
+    first, last = sigmas[0], sigmas[-1]
+    x = (first[:, None] * START).reshape(len(SMOOTH_TIMESTEPS), 1, 1, -1)
+    seeds = torch.arange(len(SMOOTH_TIMESTEPS))
+    end, _ = follow(MIXTURE.denoise, sampler, Levels(sigmas), x, seeds, first, last)
+    column = (-1, 1, 1, 1)
+    return (end - MIXTURE.transport(x, first.reshape(column), last.reshape(column))).abs().amax(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=name)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_a_solver_has_the_order_that_it_states(solver, schedule, scaling):
+    sampler = Sampler(solver=solver, schedule=schedule, scaling=scaling)
+    by_length = torch.stack([errors(sampler, num_levels) for num_levels in NUM_LEVELS])
+    slopes = -(by_length[-1] / by_length[0]).log() / math.log((NUM_LEVELS[-1] - 1) / (NUM_LEVELS[0] - 1))
+    for steps, slope, column in zip(SMOOTH_TIMESTEPS, slopes.tolist(), by_length.T.tolist(), strict=True):
+        assert abs(slope - solver.order) < 0.15, f"{steps.kind} grid: slope {slope:.3f}, errors {column}"
+
+
+def plain_denoise(x: float, sigma: float) -> float:
+    v = MIXTURE.std**2 + sigma**2
+    return (MIXTURE.std**2 * x + sigma**2 * math.tanh(x / v)) / v
+
+
+def plain_linear(x: float, t: float) -> float:
+    """dx/dt of sigma = t, s = 1 (Eq. 3 of the paper)."""
+    return (x - plain_denoise(x, t)) / t
+
+
+def plain_vp(x: float, t: float) -> float:
+    """dx/dt of the VP column: s = 1 / sqrt(1 + sigma^2), s_dot = -sigma sigma_dot s^3."""
+    sigma = math.sqrt(math.exp(0.5 * 19.9 * t**2 + 0.1 * t) - 1)
+    sigma_dot = (0.1 + 19.9 * t) * (sigma + 1 / sigma) / 2
+    s = 1 / math.sqrt(1 + sigma**2)
+    s_dot = -sigma * sigma_dot * s**3
+    return (sigma_dot / sigma + s_dot / s) * x - sigma_dot * s / sigma * plain_denoise(x / s, sigma)
+
+
+def plain_vp_time(sigma: float) -> float:
+    return (math.sqrt(0.1**2 + 2 * 19.9 * math.log(1 + sigma**2)) - 0.1) / 19.9 if sigma else 0.0
+
+
+def plain_walk(velocity, x: float, times: list[float], alpha: float | None) -> float:
+    """Algorithm 3 of the paper (alpha None: Euler), the last step Euler's."""
+    for t, t_next in zip(times[:-1], times[1:], strict=True):
+        h = t_next - t
+        d = velocity(x, t)
+        if alpha is None or t_next == 0:
+            x = x + h * d
+        else:
+            d_prime = velocity(x + alpha * h * d, t + alpha * h)
+            x = x + h * ((1 - 1 / (2 * alpha)) * d + 1 / (2 * alpha) * d_prime)
+    return x
+
+
+ALPHAS = [(Euler(), None), (Heun(), 1.0), (Midpoint(), 0.5), (Ralston(), 2 / 3), (Alpha(alpha=0.35), 0.35)]
+
+
+@pytest.mark.parametrize(("solver", "alpha"), ALPHAS, ids=lambda value: getattr(value, "kind", ""))
+@pytest.mark.parametrize("column", ["linear", "vp"])
+def test_on_the_iddpm_grid_a_solver_is_what_the_plain_loop_computes(solver, alpha, column):
+    vp = column == "vp"
+    sampler = Sampler(
+        timesteps=IDDPMSteps(num_steps=18),
+        solver=solver,
+        schedule=VP() if vp else Linear(),
+        scaling=VPScaling() if vp else Unscaled(),
+    )
+    seeds = torch.arange(8)
+    images = sample(MIXTURE.denoise, NoiseLevels(), sampler, seeds, (1, 1, 1)).images.flatten().tolist()
+
+    sigmas = grid(sampler.timesteps, NoiseLevels()).tolist()
+    times = [plain_vp_time(sigma) for sigma in sigmas] if vp else sigmas
+    scale = sigmas[0] / math.sqrt(1 + sigmas[0] ** 2) if vp else sigmas[0]
+    for image, epsilon in zip(images, normal(seeds, draw(INITIAL, 0), (1,))[:, 0].tolist(), strict=True):
+        expected = plain_walk(plain_vp if vp else plain_linear, scale * epsilon, times, alpha)
+        assert image == pytest.approx(expected, abs=1e-10)
+
+
+def test_every_runge_kutta_solver_is_compared_with_the_plain_loop():
+    runge_kutta = [solver for solver in SOLVERS if type(solver).__module__.endswith("runge_kutta")]
+    assert [solver for solver, _ in ALPHAS] == runge_kutta
+
+
+def test_euler_on_the_linear_schedule_is_ddim():
+    """DDIM with eta = 0 (Song et al. 2020, Eq. 12) in the variables alpha_bar = 1 / (1 + sigma^2)."""
+    sigmas = torch.tensor([[7.0], [2.0]], dtype=torch.float64)
+    x = 7.0 * torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 1, 9)
+    end, _ = follow(MIXTURE.denoise, Sampler(solver=Euler()), Levels(sigmas), x, torch.arange(1), sigmas[0])
+
+    a, a_next = 1 / (1 + 7.0**2), 1 / (1 + 2.0**2)
+    x0 = MIXTURE.denoise(x, sigmas[0])
+    ddpm_x = math.sqrt(a) * x
+    epsilon = (ddpm_x - math.sqrt(a) * x0) / math.sqrt(1 - a)
+    ddpm_next = math.sqrt(a_next) * x0 + math.sqrt(1 - a_next) * epsilon
+    torch.testing.assert_close(end, ddpm_next / math.sqrt(a_next), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.5, 1.5, math.nan])
+def test_an_alpha_outside_its_range_is_refused(alpha):
+    with pytest.raises(ValueError, match=r"^alpha: .*\(got "):
+        Alpha(alpha=alpha)
