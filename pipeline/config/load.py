@@ -140,8 +140,11 @@ def _expand(value: Any, where: str) -> Any:
 
 def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> SettingsError:
     first, *others = error.errors()
-    path, names = _locate(model, first["loc"])
+    path, names, own = _locate(model, first["loc"])
     problem = _problem(first, path, names)
+    key, colon, rest = problem.partition(": ")
+    if colon and key in own:  # a part checks its own fields and names them first
+        path, problem = f"{path}.{key}".lstrip("."), rest
     more = f" (and {len(others)} more)" if others else ""
     return SettingsError(f"{where}: {path}" if path else where, problem + more)
 
@@ -176,8 +179,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, list[str]]:
-    """The dotted path of an error, without pydantic's union tags, and the names of the keys beside it."""
+def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, list[str], list[str]]:
+    """The dotted path of an error, without pydantic's union tags; the names of the keys beside it, and those in it."""
     path: list[str] = []
     current: Any = model
     beside: list[str] = []
@@ -195,7 +198,7 @@ def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, li
         else:
             arguments = typing.get_args(current)
             current = arguments[-1] if arguments and arguments[-1] is not Ellipsis else (arguments or (None,))[0]
-    return ".".join(path), beside
+    return ".".join(path), beside, list(_fields(_strip(current)))
 
 
 def _strip(annotation: Any) -> Any:

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 1 << 26  # of one decoded image, 8192 x 8192: a small file can claim any size
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's others run programs or are never photographs
@@ -15,7 +15,7 @@ _GREY_MODES = ("1", "L", "LA", "La")
 _DEEP_MODES = ("I", "F")  # and those that begin with "I;": 16 bits a pixel
 
 
-class BrokenImage(ValueError):
+class BrokenImageError(ValueError):
     """One image that cannot be used; the text says why. Never leaves `pipeline.data`."""
 
 
@@ -34,7 +34,8 @@ def to_pixels(
         uint8 pixels (C, H, W).
 
     Raises:
-        BrokenImage: it cannot be decoded, has more than 8 bits a channel, claims too many pixels, or is larger than `pad_to`.
+        BrokenImageError: it cannot be decoded, has more than 8 bits a channel, claims too many pixels, or is larger
+            than `pad_to`.
     """
     if isinstance(image, bytes):
         pixels = _from_pillow(_resized(_with_channels(_decode(image), channels), size))
@@ -51,20 +52,20 @@ def _decode(data: bytes) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
-                raise BrokenImage(f"claims {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+                raise BrokenImageError(f"claims {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
             image.load()
             return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
-    except (BrokenImage, MemoryError):
+    except (BrokenImageError, MemoryError):
         raise
-    except Image.UnidentifiedImageError as error:
-        raise BrokenImage(f"is not an image of a known format ({', '.join(FORMATS)})") from error
+    except UnidentifiedImageError as error:
+        raise BrokenImageError(f"is not an image of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # decoders of damaged files raise whatever they like
-        raise BrokenImage(f"cannot be decoded ({type(error).__name__}: {error})") from error
+        raise BrokenImageError(f"cannot be decoded ({type(error).__name__}: {error})") from error
 
 
 def _with_channels(image: Image.Image, channels: int | None) -> Image.Image:
     if image.mode in _DEEP_MODES or image.mode.startswith("I;"):
-        raise BrokenImage(f"has more than 8 bits a channel (mode {image.mode}): convert it first")
+        raise BrokenImageError(f"has more than 8 bits a channel (mode {image.mode}): convert it first")
     wanted = channels or (1 if image.mode in _GREY_MODES else 3)
     mode = "L" if wanted == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
@@ -85,7 +86,7 @@ def _resized(image: Image.Image, size: int | None) -> Image.Image:
 def _padded(pixels: NDArray[np.uint8], pad_to: int) -> NDArray[np.uint8]:
     channels, height, width = pixels.shape
     if max(height, width) > pad_to:
-        raise BrokenImage(f"is {height} x {width}, larger than pad_to = {pad_to}")
+        raise BrokenImageError(f"is {height} x {width}, larger than pad_to = {pad_to}")
     padded = np.zeros((channels, pad_to, pad_to), np.uint8)
     top, left = (pad_to - height) // 2, (pad_to - width) // 2
     padded[:, top : top + height, left : left + width] = pixels

@@ -1,9 +1,9 @@
 """A pickle reader that can build plain values and arrays and call nothing else.
 
-Python's own `pickle` runs what a file names, and even with a guarded `find_class` it sets attributes on whatever lies on
-its stack, hashes what it likes and allocates what it is told. So this is an interpreter of its own: `pickletools.genops`
-(which executes nothing) cuts the file into operations, and the table below carries out those that build data. A file can
-reach exactly the functions of the mapping that the caller gives; every other name in it is refused and named.
+Python's own `pickle` runs what a file names, and even with a guarded `find_class` it sets attributes on whatever lies
+on its stack, hashes what it likes and allocates what it is told. So this is an interpreter of its own:
+`pickletools.genops` (which executes nothing) cuts the file into operations, and the table below carries out those that
+build data. A file can reach exactly the functions of the mapping that the caller gives; every other name is refused.
 
 To read more kinds of pickles, pass a larger mapping:
 `loads(data, {**ARRAYS, ("collections", "OrderedDict"): dict, ...})`, with ARRAYS from `pickled_arrays`.
@@ -21,7 +21,7 @@ MAX_OPERATIONS = 20_000_000  # each makes one Python object at most
 Globals = Mapping[tuple[str, str], Callable[..., Any]]
 
 
-class RefusedPickle(ValueError):
+class RefusedPickleError(ValueError):
     """A pickle that is damaged, or that asks for more than data; the text says for what."""
 
 
@@ -33,7 +33,7 @@ class Buildable(Protocol):
         """Takes the state in place.
 
         Raises:
-            RefusedPickle: the state is not one that it knows.
+            RefusedPickleError: the state is not one that it knows.
         """
         ...
 
@@ -49,40 +49,40 @@ class Known:
 
 
 _MARK = object()
-_VALUES = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
-)
+_NUMBERS = frozenset(["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"])
+_TEXTS = frozenset(["UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"])
+_BYTES = frozenset(["BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"])
+_VALUES = _NUMBERS | _TEXTS | _BYTES
 _TEXTS_OF_PYTHON_2 = frozenset(["STRING", "BINSTRING", "SHORT_BINSTRING"])  # become bytes
 _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def loads(data: bytes, known: Globals, max_bytes: int = MAX_BYTES) -> Any:
-    """The value in a pickle, made of dict, list, tuple, str, bytes, int, float, bool, None, arrays, and what `known` makes.
+    """The value in a pickle, made of dict, list, tuple, str, bytes, numbers, None, and what `known` makes.
 
     Args:
         data: a pickle of any protocol; a Python 2 `str` becomes bytes. What follows its end is ignored.
-        known: the functions that it may name, by (module, name). A function must be safe for any arguments: it is called
-            with whatever the pickle holds, and says RefusedPickle to what it does not know.
+        known: the functions that it may name, by (module, name). A function must be safe for any arguments: it is
+            called with whatever the pickle holds, and says RefusedPickleError to what it does not know.
         max_bytes: of the pickle, and again of all that is made by calls.
 
     Raises:
-        RefusedPickle: it is damaged, too large, or wants anything else.
+        RefusedPickleError: it is damaged, too large, or wants anything else.
     """
     if len(data) > max_bytes:
-        raise RefusedPickle(f"is a pickle of {len(data)} bytes, more than {max_bytes}")
+        raise RefusedPickleError(f"is a pickle of {len(data)} bytes, more than {max_bytes}")
     machine = _Machine(known, max_bytes)
     try:
         for number, (operation, argument, _) in enumerate(_operations(data)):
             if number >= MAX_OPERATIONS:
-                raise RefusedPickle(f"holds more than {MAX_OPERATIONS} operations")
+                raise RefusedPickleError(f"holds more than {MAX_OPERATIONS} operations")
             machine.do(operation, argument)
         return machine.result()
-    except RefusedPickle:
+    except RefusedPickleError:
         raise
     except (IndexError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise RefusedPickle(f"the pickle is damaged ({type(error).__name__}: {str(error)[:200]})") from error
+        raise RefusedPickleError(f"the pickle is damaged ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 def _operations(data: bytes) -> Iterator[tuple[str, Any, int | None]]:
@@ -101,7 +101,7 @@ class _Machine:
 
     def result(self) -> Any:
         if len(self.stack) != 1 or self.stack[0] is _MARK:
-            raise RefusedPickle("the pickle is damaged (it ends with more or less than one value)")
+            raise RefusedPickleError("the pickle is damaged (it ends with more or less than one value)")
         return self.stack[0]
 
     def do(self, operation: str, argument: Any) -> None:
@@ -112,16 +112,16 @@ class _Machine:
         elif operation in _CONSTANTS:
             self.stack.append(_CONSTANTS[operation])
         elif operation in _TUPLES:
-            count = _TUPLES[operation]
-            self.stack[len(self.stack) - count :] = [tuple(self.pop() for _ in range(count))[::-1]]
+            backwards = [self.pop() for _ in range(_TUPLES[operation])]
+            self.stack.append(tuple(reversed(backwards)))
         elif (method := _METHODS.get(operation)) is not None:
             method(self, argument)
         else:
-            raise RefusedPickle(f"the pickle uses the operation {operation}, which is not needed for data")
+            raise RefusedPickleError(f"the pickle uses the operation {operation}, which is not needed for data")
 
     def pop(self) -> Any:
         if self.stack[-1] is _MARK:
-            raise RefusedPickle("the pickle is damaged (a mark where a value should be)")
+            raise RefusedPickleError("the pickle is damaged (a mark where a value should be)")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Any]:
@@ -130,7 +130,7 @@ class _Machine:
                 items = self.stack[start + 1 :]
                 del self.stack[start:]
                 return items
-        raise RefusedPickle("the pickle is damaged (a mark is missing)")
+        raise RefusedPickleError("the pickle is damaged (a mark is missing)")
 
     # containers
 
@@ -165,7 +165,7 @@ class _Machine:
 
     def extend(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise RefusedPickle(f"the pickle appends to a {type(self.stack[-1]).__name__}")
+            raise RefusedPickleError(f"the pickle appends to a {type(self.stack[-1]).__name__}")
         self.stack[-1].extend(items)
 
     def set_item(self, _argument: Any) -> None:
@@ -177,10 +177,10 @@ class _Machine:
 
     def set_all(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not dict or len(items) % 2:
-            raise RefusedPickle(f"the pickle sets items of a {type(self.stack[-1]).__name__}, or half an item")
+            raise RefusedPickleError(f"the pickle sets items of a {type(self.stack[-1]).__name__}, or half an item")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | bytes | int | float | None):  # hashing a deep tuple overflows C's stack
-                raise RefusedPickle(f"the pickle has a dictionary key of type {type(key).__name__}")
+                raise RefusedPickleError(f"the pickle has a dictionary key of type {type(key).__name__}")
             self.stack[-1][key] = value
 
     # the stack and the memo
@@ -207,8 +207,10 @@ class _Machine:
 
     def find(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in self.known:
-            found = f"{module}.{name}"[:200] if isinstance(module, str) and isinstance(name, str) else "something nameless"
-            raise RefusedPickle(f"the pickle names {found}, which is not data")
+            found = (
+                f"{module}.{name}"[:200] if isinstance(module, str) and isinstance(name, str) else "something nameless"
+            )
+            raise RefusedPickleError(f"the pickle names {found}, which is not data")
         self.stack.append(Known(f"{module}.{name}", self.known[module, name]))
 
     def find_in_text(self, argument: Any) -> None:
@@ -222,7 +224,7 @@ class _Machine:
     def call(self, _argument: Any) -> None:
         arguments, target = self.pop(), self.pop()
         if type(target) is not Known or type(arguments) is not tuple:
-            raise RefusedPickle(f"the pickle calls a {type(target).__name__}")
+            raise RefusedPickleError(f"the pickle calls a {type(target).__name__}")
         result = target.call(*arguments)
         self.count(result)
         self.stack.append(result)
@@ -230,7 +232,7 @@ class _Machine:
     def build(self, _argument: Any) -> None:
         state, target = self.pop(), self.stack[-1]
         if not isinstance(target, Buildable):
-            raise RefusedPickle(f"the pickle sets the state of a {type(target).__name__}")
+            raise RefusedPickleError(f"the pickle sets the state of a {type(target).__name__}")
         target.set_state(state)
         self.count(target)
 
@@ -239,7 +241,7 @@ class _Machine:
         size = made.nbytes if isinstance(made, np.ndarray) else len(made) if isinstance(made, bytes) else 0
         self.bytes_left -= size
         if self.bytes_left < 0:
-            raise RefusedPickle("the pickle makes more bytes than it may")
+            raise RefusedPickleError("the pickle makes more bytes than it may")
 
 
 _METHODS: Mapping[str, Callable[[_Machine, Any], None]] = {

@@ -220,3 +220,13 @@ def _keep(kept: Tensor | None, step: Step, x: Tensor, memory: Memory) -> tuple[T
         torch.where(per_sample(kept, new), new, old) for new, old in zip(step.memory, previous, strict=True)
     )
     return torch.where(per_sample(kept, x), step.x, x), kept_memory
+
+
+def count_nfe(sampler: Sampler, network: NoiseLevels) -> int:
+    """Network evaluations a sample costs, counted on one pixel and a network that answers zero.
+
+    Raises:
+        ValueError: the grid has no N distinct steps for this network.
+    """
+    seeds = torch.zeros(1, dtype=torch.int64)
+    return int(sample(lambda x, sigma, labels: torch.zeros_like(x), network, sampler, seeds, (1, 1, 1)).nfe[0])

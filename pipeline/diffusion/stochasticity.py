@@ -56,8 +56,10 @@ class Churn:
     revision: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not (self.S_churn >= 0 and self.S_noise >= 0):
-            raise ValueError(f"S_churn: S_churn and S_noise must be 0 or more (got {self.S_churn}, {self.S_noise})")
+        if not self.S_churn >= 0:
+            raise ValueError(f"S_churn: must be 0 or more (got {self.S_churn})")
+        if not self.S_noise >= 0:
+            raise ValueError(f"S_noise: must be 0 or more (got {self.S_noise})")
         if not 0 <= self.S_min <= self.S_max:
             raise ValueError(f"S_min: must be 0 or more and at most S_max (got {self.S_min} and {self.S_max})")
 

@@ -137,8 +137,8 @@ def _vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float) -> tuple[flo
     beta_min = high - 0.5 * beta_d
     if not min(beta_d * epsilon_s, beta_d) + beta_min > 0:
         raise ValueError(
-            f"sigma_min: the vp grid cannot fall from {sigma_max:.6g} to {sigma_min:.6g} with epsilon_s = {epsilon_s:g}; "
-            "lower sigma_min or raise epsilon_s"
+            f"sigma_min: the vp grid cannot fall from {sigma_max:.6g} to {sigma_min:.6g} with "
+            f"epsilon_s = {epsilon_s:g}; lower sigma_min or raise epsilon_s"
         )
     return beta_d, beta_min
 

@@ -18,12 +18,11 @@ def pareto_front(costs: Sequence[float], distances: Sequence[float]) -> list[boo
         ValueError: there are not as many costs as distances.
     """
     points = list(zip(costs, distances, strict=True))
-    order = sorted((point for point in points if all(map(math.isfinite, point))), reverse=True)
-    front: set[tuple[float, float]] = set()
+    finite = {point for point in points if all(map(math.isfinite, point))}
+    front = set()
     best = math.inf
-    while order:  # by rising cost, and at the same cost by rising distance
-        cost, distance = order.pop()
-        if distance < best or (cost, distance) in front:
+    for cost, distance in sorted(finite):
+        if distance < best:
             front.add((cost, distance))
             best = distance
     return [point in front for point in points]

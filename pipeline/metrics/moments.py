@@ -101,7 +101,9 @@ class Moments:
 
     def to_bytes(self) -> bytes:
         """The moments as a safetensors file."""
-        return save({"count": np.array([self.count], dtype=np.int64), "sum": self.sum, "outer": self.outer})
+        count = np.array([self.count], dtype=np.int64)
+        data: bytes = save({"count": count, "sum": self.sum, "outer": self.outer})
+        return data
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = "moments") -> Self:

@@ -93,24 +93,19 @@ class TrackingClient:
         before an empty one, then the older). Other empty ones are deleted; a run that holds something is deleted by
         its own sender only, when that has moved to the kept one.
         """
-        found = self.runs_of(head["key"])
+        found, made = self.runs_of(head["key"]), ""
         if not found:
-            self.mlflow.create_run(
-                self.experiment_id(),
-                start_time=head["ts"],
-                tags={names.KEY: head["key"], **head["tags"]},
-                run_name=head["name"],
-            )
-            return self.runs_of(head["key"])[0], False
+            tags = {names.KEY: head["key"], **head["tags"]}
+            run = self.mlflow.create_run(self.experiment_id(), head["ts"], tags, head["name"])
+            made, found = run.info.run_id, self.runs_of(head["key"]) or [run]
         for other in found[1:]:
             if not _holds_something(other):
                 self.mlflow.delete_run(other.info.run_id)
-        return found[0], True
+        return found[0], found[0].info.run_id != made
 
     def runs_of(self, key: str) -> "list[Run]":
-        """The runs that carry a key, the one to keep first."""
-        quoted = key.replace("'", "\\'")
-        found = self.mlflow.search_runs([self.experiment_id()], f"tags.`{names.KEY}` = '{quoted}'", max_results=1000)
+        """The runs that carry a key (one of `names.clean_run_key`), the one to keep first."""
+        found = self.mlflow.search_runs([self.experiment_id()], f"tags.`{names.KEY}` = '{key}'", max_results=1000)
         return sorted(found, key=lambda run: (not _holds_something(run), run.info.start_time, run.info.run_id))
 
     def log(

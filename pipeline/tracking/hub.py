@@ -145,6 +145,9 @@ class Hub:
         except OSError as error:
             there = Path(tempfile.gettempdir()) / f"sigmasweep-spool-{os.getuid()}" / self.folder.path.name
             logger.warning("%s: cannot be made (%s); spooling to %s", self.folder.path, error.strerror or error, there)
+            there.parent.mkdir(mode=0o700, exist_ok=True)
+            if there.parent.lstat().st_uid != os.getuid():
+                raise PermissionError(f"{there.parent} belongs to somebody else") from error
             self.folder = SpoolFolder(there)
             self.folder.create()
             for writer in self._writers:
@@ -204,7 +207,7 @@ class Hub:
         if problem and not self._problem:
             logger.warning(
                 "%s: cannot be reached (%s). The work goes on; what it reports is kept in %s and sent later",
-                readable(self.tracking_uri), problem.splitlines()[0][:300], self.folder.path,
+                readable(self.tracking_uri), problem.splitlines()[0][:160], self.folder.path,
             )  # fmt: skip
         elif self._problem and not problem:
             logger.warning("%s: can be reached again", readable(self.tracking_uri))

@@ -87,6 +87,12 @@ def readable(tracking_uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def redacted(text: str, tracking_uri: str) -> str:
+    """A text, such as an error's, without the user and the password of the address."""
+    user = urlsplit(tracking_uri).netloc.rpartition("@")[0]
+    return text.replace(f"{user}@", "") if user else text
+
+
 def _address(tracking_uri: str) -> str:
     """The UI's: the server's own, or that of `ui_command`."""
     if tracking_uri.startswith(("http://", "https://")):

@@ -53,8 +53,6 @@ class MlflowReporter:
 
     def run(self, key: str, name: str, tags: Mapping[str, str]) -> "MlflowRun":
         """The run of this key, opened anew or again."""
-        if not key:
-            raise ValueError("key: must not be empty")
         return MlflowRun(self._hub, key, name, tags)
 
     def link(self, tags: Mapping[str, str]) -> str:
@@ -86,11 +84,11 @@ class MlflowRun:
     """One run; see `pipeline.reporting.Run`. Every call returns at once."""
 
     def __init__(self, hub: Hub, key: str, name: str, tags: Mapping[str, str]) -> None:
-        self.key = key
+        self.key = names.clean_run_key(key)
         self._hub = hub
         self._is_closed = False
         self._spool = hub.open()
-        self._put({"op": "open", "key": key, "name": name, "tags": _clean_tags(tags)})
+        self._put({"op": "open", "key": self.key, "name": name, "tags": _clean_tags(tags)})
 
     def params(self, settings: Mapping[str, Any]) -> None:
         """Nested settings, flattened. A value over 6,000 characters is cut and goes whole into a text file."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from pipeline.digests import digest
+
 # -- metrics of a benchmark's run: one sampler setting on one checkpoint -------------------------------------------
 
 FID = "fid"  # the Frechet distance of the Inception network's features, and of nothing else
@@ -69,6 +71,17 @@ def clean_key(key: str) -> str:
     if not text or text in (".", ".."):
         raise ValueError(f"{key!r} cannot be the name of a metric, param or tag")
     return text[:MAX_KEY_LENGTH].rstrip("/")
+
+
+def clean_run_key(key: str) -> str:
+    """A run's key as its tag has it: itself, or its digest where MLflow's search could not quote it.
+
+    Raises:
+        ValueError: the key is empty.
+    """
+    if not key:
+        raise ValueError("key: must not be empty")
+    return key if re.fullmatch(r"[\w.\-:/ ]{1,250}", key, flags=re.ASCII) else digest(key)
 
 
 def cut(text: str, length: int) -> str:

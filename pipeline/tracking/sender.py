@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pipeline.tracking.client import TrackingClient, verdict
 from pipeline.tracking.delivery import Delivery
+from pipeline.tracking.links import redacted
 from pipeline.tracking.spool import SpoolFolder, SpoolReader, lock, now_ms, sweep, write_json
 
 POLL_SECONDS = 0.1
@@ -63,14 +64,19 @@ class Sender:
         away_since, backoff = 0.0, POLL_SECONDS
         while True:
             owned = self._is_owned()  # before the round: what an owner wrote last is then seen by it
+            sent_before = self._sent()
             try:
                 self._round()
             except Exception as error:  # whatever it is, the spool is kept and the next round tries again
                 if verdict(error) == "refused":
                     logger.exception("cannot send")
+                if self._sent() != sent_before:  # a reply was lost, and no more than that
+                    away_since, backoff = 0.0, POLL_SECONDS
+                    continue
+                if away_since:
+                    self._tell(str(error))
                 away_since = away_since or time.monotonic()
                 backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
-                self._tell(str(error))
                 if not owned and time.monotonic() - away_since > GRACE_SECONDS:
                     return
             else:
@@ -79,6 +85,10 @@ class Sender:
                 if not owned and not self._deliveries:
                     return
             time.sleep(backoff)
+
+    def _sent(self) -> dict[Path, tuple[str, int]]:
+        """How far everything was sent."""
+        return {path: (delivery.spool.run_id, delivery.spool.offset) for path, delivery in self._deliveries.items()}
 
     def _round(self) -> None:
         """Sends what is due, the oldest spool first, so that of one run an earlier process is heard before a later."""
@@ -112,9 +122,9 @@ class Sender:
     def _tell(self, problem: str) -> None:
         """Leaves word for the reporting processes."""
         status: dict[str, object] = {
-            "problem": problem,
+            "problem": redacted(problem, self._settings.tracking_uri),
             "experiment_id": self._experiment_id,
-            "said": list(self._said.lines),
+            "said": [redacted(line, self._settings.tracking_uri) for line in self._said.lines],
         }
         if problem or status != self._status:
             self._status = status

@@ -80,7 +80,8 @@ def commit_snapshot(
         meta: `settings` of the training, `dataset` (name and digest), and whatever else is worth telling.
     """
     blobs = {_blob(name): weights_bytes(state) for name, state in weights.items()}
-    whole = {**meta, "kind": "snapshot", "model": model, "num_images": num_images, "weights": list(weights)}
+    described = model.model_dump(mode="json")
+    whole = {**meta, "kind": "snapshot", "model": described, "num_images": num_images, "weights": list(weights)}
     return store.commit(snapshot_key(training, num_images), blobs, whole)
 
 

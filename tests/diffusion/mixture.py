@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mixture:
-    """Half N(1, std^2), half N(-1, std^2). With noise of level sigma: variances v = std^2 + sigma^2 about the same means.
+    """Half N(1, std^2), half N(-1, std^2). Noise of level sigma makes the variances std^2 + sigma^2.
 
     A trajectory of the probability flow keeps its quantile: F(x / s; sigma) stays constant along it.
     """
@@ -41,6 +41,6 @@ class Mixture:
         return (low + high) / 2
 
     def transport(self, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """Where the flow brings x (without scaling) from sigma to sigma_next. Done in the exact lower tail, by symmetry."""
+        """Where the flow brings x (without scaling) from sigma to sigma_next; by symmetry in the exact lower tail."""
         lower = self.quantile(self.cdf(-x.abs(), sigma), sigma_next)
         return -x.sign() * lower

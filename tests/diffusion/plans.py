@@ -41,7 +41,7 @@ def follow(
     denoise: Denoise, sampler: Sampler, plan: Plan, x: Tensor, seeds: Tensor, sigma: Tensor,
     sigma_end: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Runs a plan through the real loop, from states x without scaling at sigma; returns states without scaling, and NFE."""
+    """Runs a plan through the real loop, from states x at sigma. States in and out have no scaling. Also the NFE."""
     count = torch.zeros_like(seeds)
     flow = Flow(denoise, sampler.schedule, sampler.scaling, Unguided(), None, count)
     scaled = per_sample(flow.s(flow.t(sigma)), x) * x

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -17,7 +18,7 @@ U = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
 def vp_cdf(sigma, beta_d: float = 19.9, beta_min: float = 0.1, epsilon_t: float = 1e-5):
     """P(sigma(t) <= sigma) for t ~ U(epsilon_t, 1), the inverse schedule written out."""
     t = [(math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(s**2)) - beta_min) / beta_d for s in sigma]
-    return [(time - epsilon_t) / (1 - epsilon_t) for time in t]
+    return np.array([(time - epsilon_t) / (1 - epsilon_t) for time in t])
 
 
 def lognormal_cdf(sigma, P_mean: float = -1.2, P_std: float = 1.2):

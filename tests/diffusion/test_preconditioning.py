@@ -89,7 +89,7 @@ class Probe(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None) -> Tensor:
         column = (-1, 1, 1, 1)
-        label = 0 if labels is None else labels.reshape(column)
+        label = 0 if labels is None else labels.to(x.dtype).reshape(column)
         return torch.sin(x + c_noise.reshape(column) / 100) * (1 + 0.1 * label)
 
 
@@ -138,9 +138,7 @@ def test_the_denoiser_is_what_a_plain_implementation_computes(preconditioning, p
     labels = torch.arange(25) % 5 - 1
     denoised = Denoiser(Probe(), preconditioning, SIGMA_DATA)(x, sigma, labels)
     assert denoised.shape == x.shape
-    expected = [
-        plain(value, sigma[n].item(), labels[n].item()) for n in range(25) for value in x[n].flatten().tolist()
-    ]
+    expected = [plain(value, sigma[n].item(), labels[n].item()) for n in range(25) for value in x[n].flatten().tolist()]
     # ln(1 + sigma^2) costs the plain VP form some digits at the small levels.
     assert denoised.flatten().tolist() == pytest.approx(expected, rel=1e-10, abs=1e-10)
 
@@ -153,7 +151,9 @@ def test_edm_weighting_undoes_edm_preconditioning():
         torch.testing.assert_close(weight * c_out**2, torch.ones_like(sigma), rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("preconditioning", [VPPreconditioning(), VEPreconditioning(), IDDPMPreconditioning()], ids=name)
+@pytest.mark.parametrize(
+    "preconditioning", [VPPreconditioning(), VEPreconditioning(), IDDPMPreconditioning()], ids=name
+)
 def test_inverse_variance_undoes_the_preconditionings_that_predict_noise(preconditioning):
     sigma = torch.logspace(-1, 1, 20, dtype=torch.float64)
     c_out = preconditioning.coefficients(sigma, 0.5).c_out

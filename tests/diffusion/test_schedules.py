@@ -70,7 +70,9 @@ def test_the_schedules_of_table_1():
         assert value == pytest.approx(math.sqrt(math.exp(7 * time**2 / 2) - 1), rel=1e-10)
     assert VE().sigma(t).tolist() == pytest.approx([math.sqrt(time) for time in t.tolist()], rel=1e-15)
     assert Linear().sigma(t).tolist() == t.tolist()
-    assert VP().sigma(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist() == pytest.approx([0.0105, 152.2], rel=2e-3)
+    assert VP().sigma(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist() == pytest.approx(
+        [0.0105, 152.2], rel=2e-3
+    )
 
 
 def test_vp_scaling_is_the_s_of_table_1():

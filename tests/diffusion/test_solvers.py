@@ -1,6 +1,7 @@
 """Solvers against the exact flow of the mixture, and against plainly written loops."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def plain_vp_time(sigma: float) -> float:
 
 def plain_walk(velocity, x: float, times: list[float], alpha: float | None) -> float:
     """Algorithm 3 of the paper (alpha None: Euler), the last step Euler's."""
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         h = t_next - t
         d = velocity(x, t)
         if alpha is None or t_next == 0:

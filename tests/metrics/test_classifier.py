@@ -47,6 +47,15 @@ def test_it_recognises_digits_that_it_has_not_seen(digits: Digits, trained: Trai
     assert trained.accuracy > 0.94  # of 150 digits: two standard deviations below
 
 
+def test_the_accuracy_told_is_that_of_the_stored_weights_on_the_images_kept_apart(digits: Digits) -> None:
+    images, labels = (torch.tensor(part[:500]) for part in digits)
+    result = train_classifier(SMALL, images.numpy(), labels.numpy(), 10)
+    held_out = torch.randperm(500, generator=torch.Generator().manual_seed(SMALL.seed))[:50]
+    logits = SMALL.build(result.data, (1, 16, 16))(images[held_out]).logits
+    assert logits is not None
+    assert result.accuracy == accuracy(logits, labels[held_out])
+
+
 def test_its_features_have_a_covariance_of_full_rank(digits: Digits, trained: TrainedClassifier) -> None:
     extractor = SHORT.build(trained.data, (1, 16, 16))
     found = extractor(torch.tensor(digits[0][1500:])).features

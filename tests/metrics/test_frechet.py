@@ -95,6 +95,13 @@ def test_a_singular_covariance_is_recognised_without_the_count(num: int) -> None
     assert found.value == pytest.approx(by_nuclear_norm(x, y), rel=1e-7)
 
 
+def test_a_variance_of_rounding_noise_counts_as_none() -> None:
+    noisy = Gaussian(np.zeros(2), np.diag([1.0, 1e-17]))
+    found = frechet_distance(noisy, Gaussian(np.zeros(2), np.eye(2)))
+    assert found.rank_deficient
+    assert found.value == pytest.approx(1.0, rel=1e-7)
+
+
 @pytest.mark.parametrize("num", [30, 400])
 def test_equal_gaussians_have_no_distance(num: int) -> None:
     a = gaussian(num, 64, 3)

@@ -79,7 +79,7 @@ def test_a_pickled_program_among_the_weights_is_not_run(torch_fidelity: ModuleTy
 
     file = io.BytesIO()
     torch.save({"weight": torch.zeros(1), "payload": Payload()}, file)
-    for data in (file.getvalue(), pickle.dumps(Payload()), b"", b"junk"):
+    for data in (file.getvalue(), pickle.dumps(Payload(), protocol=2), b"", b"junk"):
         with pytest.raises(DataError, match="does not hold the weights of a network"):
             Inception().build(data, SHAPE)
     assert not trace.exists()

@@ -111,6 +111,8 @@ def test_the_output_is_that_of_the_plain_formulas(
     assert out.shape == x.shape
     assert expected.std() > 0.1
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+    with torch.inference_mode():  # works in place where a gradient forbids it
+        torch.testing.assert_close(net(x, c_noise.double(), labels), out, rtol=1e-12, atol=1e-12)
 
 
 def test_the_output_of_a_fixed_network_does_not_change_without_a_new_revision() -> None:

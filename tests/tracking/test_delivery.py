@@ -40,8 +40,10 @@ def send(client: TrackingClient, folder: SpoolFolder) -> None:
     """As the sender does, once."""
     deliveries = [Delivery(client, SpoolReader(path), lambda key, run_id: None) for path in folder.files()]
     for delivery in deliveries:
-        others = [d for d in deliveries if d is not delivery and not (d.spool.is_ended or d.spool.is_ownerless)]
-        delivery.send(any(other.key == delivery.key for other in others))
+        others = [d for d in deliveries if d is not delivery and not d.is_done]
+        live = [other for other in others if not (other.spool.is_ended or other.spool.is_ownerless)]
+        delivery.send(any(other.key == delivery.key for other in live))
+    for delivery in deliveries:
         if not delivery.is_done:
             delivery.spool.close()
 
@@ -280,7 +282,7 @@ def test_a_killed_owner_leaves_the_run_running_and_all_is_sent(client: TrackingC
 
 def test_a_key_with_quotes_finds_its_run(client: TrackingClient, hub: Hub) -> None:
     for _ in range(2):
-        with start(hub, key="it's \"k\" %") as run:
+        with start(hub, key='it\'s "k" %') as run:
             run.metrics({"m": 1}, 1)
         send(client, hub.folder)
     assert len(client.mlflow.search_runs([client.experiment_id()])) == 1

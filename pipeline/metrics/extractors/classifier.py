@@ -97,6 +97,7 @@ class ClassifierNetwork(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(num_features, num_classes))
         # The shape travels with the weights; batch norm learns the scale of the pixels.
         self.register_buffer("image_shape", torch.tensor(image_shape))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (N, d) and logits (N, num_classes) of uint8 images (N, C, H, W)."""
@@ -143,7 +144,8 @@ class ClassifierExtractor:
 
 def to_bytes(network: ClassifierNetwork) -> bytes:
     """The weights as a safetensors file; the same weights are the same bytes."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+    data: bytes = save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+    return data
 
 
 def _layer(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:

@@ -1,0 +1,73 @@
+"""A grid of sampler settings, measured, timed and compared: `python -m jobs.benchmark CONFIG.yaml`."""
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from jobs import cli
+from jobs.context import cost, engine_actors, engine_points, engine_seeds, namespace, open_reporter, open_store
+from pipeline.config.settings import BenchmarkJob, BenchmarkSettings, Job
+from pipeline.data.store import Store
+from pipeline.digests import digest
+from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.measures import build_measures, trained_on
+from pipeline.engine.session import session
+from pipeline.reporting import Reporter
+from pipeline.tracking.figures import Point as Mark
+from pipeline.tracking.figures import pixels, quality_against_cost
+from pipeline.tracking.links import ui_command
+
+
+def main(settings: BenchmarkJob) -> None:
+    store, reporter = open_store(settings), open_reporter(settings)
+    with session():
+        result = run_benchmark(store, settings, reporter)
+    tell(result, settings, settings.out, reporter)
+
+
+def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter) -> BenchmarkResult:
+    """Generates, measures and times every point of a sweep, in a Ray session that is there."""
+    points, actors = engine_points(settings), engine_actors(settings)
+    measures = build_measures(store, settings.metrics, trained_on(store, points), settings.execution, actors)
+    return benchmark(
+        store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution, actors, reporter,
+        settings.timing, settings.picture_seeds, namespace(settings),
+    )  # fmt: skip
+
+
+def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: Reporter) -> None:
+    """Table, figure and picture: printed, logged as a run of the benchmark's own, and written to a folder."""
+    title = next(iter(result.titles.values()))
+    marks = [Mark(row.solver, row.nfe, row.distance, str(row.num_steps)) for row in result.rows]
+    figure = quality_against_cost(marks, f"{result.name}: quality against NFE", title)
+    with reporter.run(
+        digest({"benchmark": result.name}), result.name, {"kind": "benchmark", "benchmark": result.name}
+    ) as run:
+        run.text(cli.resolved_yaml(job), "settings.yaml")
+        run.text(result.table(), "table.md")
+        run.text(result.to_csv(), "table.csv")
+        run.image("quality_against_nfe", pixels(figure))
+        run.image("comparison", result.picture)
+    if out:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "table.md").write_text(result.table() + "\n", encoding="utf-8")
+        (folder / "table.csv").write_text(result.to_csv(), encoding="utf-8")
+        (folder / "quality_against_nfe.png").write_bytes(figure)
+        Image.fromarray(result.picture).save(folder / "comparison.png")
+        (folder / "settings.yaml").write_text(cli.resolved_yaml(job), encoding="utf-8")
+    print(f"\n{result.table()}\n")
+    print(f"{result.generated:,} images were generated; all others were in the store.")
+    if out:
+        print(f"Table, figure and picture: {out}")
+    uri = getattr(reporter, "tracking_uri", "")
+    print(f"Compare the runs: {ui_command(uri)}\n  then open {result.link}" if uri else "")
+
+
+def dry_run(settings: BenchmarkJob) -> list[str]:
+    return cost(Store(settings.store), settings, engine_points(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(BenchmarkJob, main, __doc__, dry_run))

@@ -1,0 +1,63 @@
+"""What every job begins with: its store, its tracker, and its settings in the terms of the engine."""
+
+import uuid
+
+from pipeline.config.settings import GenerateSettings, Job, PointSettings, SeedSettings
+from pipeline.data.store import Store
+from pipeline.diffusion.sampling import count_nfe
+from pipeline.engine.generation import Actors, Point, Seeds
+from pipeline.errors import SettingsError
+from pipeline.tracking.links import default_spool, default_tracking_uri
+from pipeline.tracking.mlflow_reporter import MlflowReporter
+from pipeline.training.snapshot import find_snapshot
+
+
+def open_store(job: Job) -> Store:
+    """Raises:
+    StoreError: it cannot be written; said before any work is begun.
+    """
+    store = Store(job.store)
+    store.check_writable()
+    return store
+
+
+def open_reporter(job: Job) -> MlflowReporter:
+    uri = job.tracking_uri or default_tracking_uri(job.store)
+    return MlflowReporter(uri, job.experiment, default_spool(job.store))
+
+
+def engine_points(settings: GenerateSettings) -> list[Point]:
+    """The points of a sweep as the engine takes them; a single one is named by its sampler."""
+    return [_point(name, point) for name, point in settings.points]
+
+
+def engine_seeds(settings: SeedSettings) -> Seeds:
+    return Seeds(settings.first, settings.count)
+
+
+def engine_actors(settings: GenerateSettings) -> Actors:
+    return Actors(num_actors=settings.actors.num_actors)
+
+
+def namespace(settings: GenerateSettings) -> str:
+    """`reuse: none` computes everything in a namespace that nobody used before."""
+    return "" if settings.reuse == "store" else uuid.uuid4().hex
+
+
+def cost(store: Store, settings: GenerateSettings, points: list[Point]) -> list[str]:
+    """What a grid would cost, for --dry-run: points, images and network evaluations."""
+    evaluations = 0
+    for point in points:
+        levels = find_snapshot(store, point.checkpoint).model.preconditioning.levels()
+        try:
+            evaluations += count_nfe(point.sampler, levels)
+        except ValueError as error:
+            raise SettingsError(point.name, str(error)) from error
+    count = settings.seeds.count
+    return [f"{len(points)} settings x {count:,} images: {evaluations * count:,} network evaluations at most"]
+
+
+def _point(name: str, settings: PointSettings) -> Point:
+    sampler = settings.sampler.build()
+    name = name or f"{sampler.solver.kind}, num_steps={sampler.timesteps.num_steps}"
+    return Point(name, settings.checkpoint.ref(), sampler, settings.labels)

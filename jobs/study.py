@@ -1,0 +1,43 @@
+"""Prepares, trains and benchmarks, each unless it is done already: `python -m jobs.study CONFIG.yaml`."""
+
+import sys
+
+from jobs import cli
+from jobs.benchmark import run_benchmark, tell
+from jobs.context import open_reporter, open_store
+from jobs.prepare import prepare_dataset
+from jobs.train import run_training
+from pipeline.config.settings import BenchmarkSettings, StudyJob
+from pipeline.engine.session import session
+
+
+def main(settings: StudyJob) -> None:
+    store, reporter = open_store(settings), open_reporter(settings)
+    for dataset in settings.prepare:
+        prepare_dataset(store, dataset)
+    with session():
+        trained = run_training(store, settings.train, reporter)
+        print(f"trained {trained.training}: {trained.num_images:,} images seen")
+        result = run_benchmark(store, of_training(settings, trained.training), reporter)
+    tell(result, settings, settings.out, reporter)
+
+
+def of_training(settings: StudyJob, training: str) -> BenchmarkSettings:
+    """The study's benchmark with its checkpoint filled in: the training just made."""
+    content = settings.benchmark.model_dump()
+    if not content["checkpoint"]["training"]:
+        content["checkpoint"]["training"] = training
+    return BenchmarkSettings.model_validate(content)
+
+
+def dry_run(settings: StudyJob) -> list[str]:
+    count, points = settings.benchmark.seeds.count, len(settings.benchmark.points)
+    kimg = settings.train.training.duration_kimg
+    return [
+        f"prepares {len(settings.prepare)} data sets, trains on {kimg:g} thousand images, "
+        f"then {points} settings x {count:,} images"
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(StudyJob, main, __doc__, dry_run))

@@ -1,0 +1,232 @@
+"""Who does the work: it generates a chunk, commits its images, then its features. Doing a task twice is harmless."""
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.data.chunk_file import Chunk
+from pipeline.data.features import StoredFeatures, commit_features
+from pipeline.data.samples import chunk_key, commit_chunk, read_chunk
+from pipeline.diffusion.decoding import quantize
+from pipeline.diffusion.preconditioning import Denoiser
+from pipeline.diffusion.sampling import sample
+from pipeline.digests import sha256
+from pipeline.engine.devices import as_dtype, device_name, family, fixed_arithmetic
+from pipeline.engine.work import Done, ExtractorPlan, Setting, Task, WorkerSettings
+from pipeline.errors import CheckpointError, RunFailedError, SettingsError, StoreError
+from pipeline.metrics.extractors import Extractor, ImageShape
+from pipeline.training.snapshot import Snapshot, build_denoiser, read_weights
+
+Fetch = Callable[[Snapshot], bytes]  # the safetensors bytes of a snapshot's weights
+
+
+class Denoisers:
+    """The networks that a worker holds: those used last, within a budget.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._budget = settings.denoiser_memory_gb * 1e9
+        self._held: OrderedDict[str, tuple[Denoiser, int]] = OrderedDict()
+        self.loads = 0
+
+    def get(self, snapshot: Snapshot, fetch: Fetch) -> Denoiser:
+        """Raises:
+        CheckpointError: the weights are not those of the snapshot, or do not fit its model.
+        """
+        name = snapshot.weights_sha256
+        if name not in self._held:
+            denoiser = self._load(snapshot, fetch(snapshot))
+            self._held[name] = denoiser, sum(p.nbytes for p in denoiser.parameters())
+            self.loads += 1
+        self._held.move_to_end(name)
+        while len(self._held) > 1 and sum(size for _, size in self._held.values()) > self._budget:
+            self._held.popitem(last=False)
+        return self._held[name][0]
+
+    def _load(self, snapshot: Snapshot, weights: bytes) -> Denoiser:
+        if sha256(weights) != snapshot.weights_sha256:
+            raise CheckpointError(snapshot.title, "the weights were damaged on their way to the worker")
+        execution, device = self._settings.execution, self._settings.device
+        denoiser = build_denoiser(snapshot.model, weights, as_dtype(execution.precision), device)
+        if execution.channels_last:
+            denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if execution.compile:
+            denoiser.network.compile(dynamic=False)
+        return denoiser
+
+
+class ChunkWorker:
+    """Does tasks, one after the other, in this process; `fixed_arithmetic` must hold around it.
+
+    Args:
+        settings: of the run.
+        plans: the extractors of the run.
+        fetch: where weights come from; the store by default.
+    """
+
+    def __init__(self, settings: WorkerSettings, plans: Sequence[ExtractorPlan], fetch: Fetch | None = None) -> None:
+        self._settings = settings
+        self._plans = plans
+        self._fetch = fetch or (lambda snapshot: read_weights(settings.store, snapshot))
+        self._denoisers = Denoisers(settings)
+        self._extractors: dict[tuple[int, ImageShape], Extractor] = {}
+
+    def work(self, task: Task, fetch: Fetch | None = None) -> Done:
+        """Commits what is missing of a chunk: images first, then features.
+
+        Raises:
+            RunFailedError: an image is not finite.
+            SigmasweepError: the weights, the extractor or the store cannot be used.
+        """
+        extractors = [(plan, self._extractor(plan, task.setting)) for plan in task.extract]  # their errors come first
+        chunk, damaged = self._stored(task)
+        if chunk is None:
+            chunk = self._generated(task.setting, task.index, fetch or self._fetch)
+            commit_chunk(self._settings.store, task.setting.key, chunk, self._settings.image_format)
+        for plan, extractor in extractors:
+            self._extract(task, chunk, self._plans[plan].digest, extractor)
+        return Done(chunk.nfe, damaged)
+
+    def seconds(self, setting: Setting, batch_size: int, repeats: int, fetch: Fetch | None = None) -> list[float]:
+        """Warm times of one batch of a setting, seconds each, nothing else being done."""
+        denoiser = self._denoisers.get(setting.snapshot, fetch or self._fetch)
+        seeds = torch.arange(batch_size)
+        self._warm_up(denoiser, setting, batch_size)
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self._batch(denoiser, setting, seeds)  # its end copies to the CPU, so the device has finished
+            times.append(time.perf_counter() - start)
+        return times
+
+    # -- within --------------------------------------------------------------------------------------------------
+
+    def _stored(self, task: Task) -> tuple[Chunk | None, str]:
+        """The chunk, if the store has it whole: from before, or from an attempt whose worker was lost."""
+        store, name = self._settings.store, chunk_key(task.setting.digest, task.index)
+        try:
+            if task.generate and store.find(name) is None:
+                return None, ""
+            return read_chunk(store, task.setting.digest, task.index), ""
+        except StoreError as error:
+            set_aside(self._settings.store, name)
+            return None, str(error)
+
+    def _generated(self, setting: Setting, index: int, fetch: Fetch) -> Chunk:
+        execution = self._settings.execution
+        denoiser = self._denoisers.get(setting.snapshot, fetch)
+        seeds = torch.arange(execution.chunk_size) + index * execution.chunk_size
+        batches = [self._batch(denoiser, setting, batch) for batch in torch.split(seeds, execution.batch_size)]
+        labels, images, nfe = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
+        return Chunk(index, seeds.numpy(), labels, images, nfe)
+
+    def _batch(self, denoiser: Denoiser, setting: Setting, seeds: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Labels, images and evaluations of seeds, on the CPU."""
+        model, device = setting.snapshot.model, self._settings.device
+        labels = setting.labels.of(seeds, model.num_classes)
+        with torch.inference_mode():
+            samples = sample(
+                denoiser, denoiser.levels, setting.sampler, seeds.to(device), model.shape, labels.to(device)
+            )
+            images = self._settings.decoder.decode(samples.images)
+            self._check_finite(images, setting, seeds)
+            return labels, quantize(images).cpu(), samples.nfe.cpu()
+
+    def _check_finite(self, images: torch.Tensor, setting: Setting, seeds: torch.Tensor) -> None:
+        finite = images.flatten(1).isfinite().all(dim=1).cpu()
+        if not bool(finite.all()):
+            seed = int(seeds[int((~finite).nonzero()[0])])
+            count = int((~finite).sum())
+            raise RunFailedError(
+                setting.name,
+                f"the image of seed {seed} is not finite ({count} of {len(seeds)} in its batch; checkpoint "
+                f"{setting.snapshot.title}, precision {self._settings.execution.precision}): its chunk is not kept",
+            )
+
+    def _warm_up(self, denoiser: Denoiser, setting: Setting, batch_size: int) -> None:
+        """The first calls of a network choose kernels, compile and fill caches."""
+        device, model = self._settings.device, setting.snapshot.model
+        x = torch.zeros(batch_size, *model.shape, dtype=torch.float64, device=device)
+        labels = setting.labels.of(torch.arange(batch_size), model.num_classes).to(device)
+        sigma = torch.ones(batch_size, dtype=torch.float64, device=device)
+        with torch.inference_mode():
+            for _ in range(2):
+                denoiser(x, sigma, labels).sum().item()
+
+    def _extractor(self, plan: int, setting: Setting) -> Extractor:
+        shape = setting.snapshot.model.shape
+        if (plan, shape) not in self._extractors:
+            self._extractors[plan, shape] = self._plans[plan].build(shape, self._settings.device)
+        return self._extractors[plan, shape]
+
+    def _extract(self, task: Task, chunk: Chunk, digest: str, extractor: Extractor) -> None:
+        """In the batches of the images, so that features do not depend on when they are taken."""
+        batches = torch.split(torch.from_numpy(chunk.images), self._settings.execution.batch_size)
+        found = [extractor(batch) for batch in batches]
+        features = torch.cat([part.features for part in found]).float().cpu().numpy()
+        logits = [part.logits for part in found if part.logits is not None]
+        stored = StoredFeatures(features, torch.cat(logits).float().cpu().numpy() if logits else None)
+        if not np.isfinite(features).all():
+            raise RunFailedError(str(task), f"the features of extractor {digest[:8]} are not finite")
+        commit_features(self._settings.store, task.setting.digest, digest, task.index, stored, chunk.content_digest)
+
+
+def set_aside(store: Any, key: str) -> None:
+    """As `Store.set_aside`, where another worker may have done it already."""
+    if f"{key}.json" in store.keys(key.rpartition("/")[0]):
+        store.set_aside(key)
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What an actor says when it is ready."""
+
+    pid: int
+    device_name: str
+
+
+class Actor:
+    """A `ChunkWorker` as a Ray actor. Weights come as a list of one object reference, so that they are fetched only
+    when the worker does not hold the network."""
+
+    def __init__(self, settings: WorkerSettings, plans: Sequence[ExtractorPlan]) -> None:
+        self._arithmetic = ExitStack()
+        self._arithmetic.enter_context(fixed_arithmetic(settings.execution.threads))
+        self._device = settings.device
+        found = family(settings.device, settings.execution.precision)
+        if found != settings.family:
+            raise SettingsError(
+                "execution.device", f"{_words(found)} cannot go on with work of {_words(settings.family)}"
+            )
+        self._worker = ChunkWorker(settings, plans)
+
+    def hello(self) -> Hello:
+        return Hello(os.getpid(), device_name(self._device))
+
+    def work(self, task: Task, weights: Sequence[Any]) -> Done:
+        return self._worker.work(task, _fetch(weights))
+
+    def seconds(self, setting: Setting, batch_size: int, repeats: int, weights: Sequence[Any]) -> list[float]:
+        return self._worker.seconds(setting, batch_size, repeats, _fetch(weights))
+
+
+def _fetch(weights: Sequence[Any]) -> Fetch | None:
+    """Without weights, the worker reads them from the store itself."""
+    import ray
+
+    return (lambda _: bytes(ray.get(weights[0]))) if weights else None
+
+
+def _words(device: Mapping[str, str]) -> str:
+    return "a device of " + " ".join(device.values())

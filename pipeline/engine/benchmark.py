@@ -1,0 +1,219 @@
+"""A benchmark: many settings, one measure of each, and what each costs. Every setting is one run of the tracker."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.pictures import comparison_picture, image_grid
+from pipeline.data.samples import Execution, read_samples
+from pipeline.data.store import Store
+from pipeline.digests import digest
+from pipeline.engine.evaluation import Evaluation, evaluate
+from pipeline.engine.generation import PointResult, Seeds, generate
+from pipeline.engine.work import Actors, Point
+from pipeline.engine.measures import Measure
+from pipeline.engine.pareto import pareto_front
+from pipeline.engine.table import Row, benchmark_table, by_cost, rows_csv, rows_json
+from pipeline.engine.timing import Timing, time_points
+from pipeline.errors import SettingsError
+from pipeline.reporting import Reporter, Run
+
+GRID_COLUMNS = 8  # of the picture of one setting
+FID = "FID"  # what the distance of the published protocol is called
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What a benchmark found.
+
+    Args:
+        name: of the benchmark.
+        rows: one a setting, by rising NFE.
+        titles: what the distance of each extractor is called, by the extractor's name; the first one ranks.
+        notes: lines that should stand below the numbers.
+        picture: the same seeds in the same columns, one row a setting; uint8 (H, W, 3).
+        generated: images that were generated for it; all others were in the store.
+        link: where a person can compare the runs, or an empty text.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    titles: Mapping[str, str]
+    notes: tuple[str, ...]
+    picture: NDArray[np.uint8] = field(repr=False, compare=False)
+    generated: int
+    link: str
+
+    def table(self) -> str:
+        """A Markdown table that is aligned as plain text too."""
+        return "\n".join([benchmark_table(self.rows, self.titles), *(f"\n{note}" for note in self.notes)])
+
+    def to_json(self) -> str:
+        return rows_json(self.rows, benchmark=self.name, distances=self.titles, notes=self.notes)
+
+    def to_csv(self) -> str:
+        return rows_csv(self.rows)
+
+
+def benchmark(
+    store: Store, name: str, points: Sequence[Point], seeds: Seeds, measures: Sequence[Measure], execution: Execution,
+    actors: Actors, reporter: Reporter, timing: TimingSettings | None = None, picture_seeds: int = 16,
+    namespace: str = "", progress: bool = True,
+) -> BenchmarkResult:  # fmt: skip
+    """Generates, evaluates and times every point, and reports each as one run as soon as it is known.
+
+    What is in the store already is not computed again, so a benchmark that was interrupted goes on where it was, and
+    one that is repeated gives the same numbers. It keeps nothing of its own there: it is a view on samples, features,
+    references and timings.
+
+    Args:
+        name: of the benchmark: a tag, and part of what makes a run the same run.
+        points: the settings, of different names.
+        seeds: the images of each setting that are measured.
+        measures: at least one; the first one's distance is the one that settings are ranked by.
+        timing: how long to time each setting; without, no seconds are told.
+        picture_seeds: how many of the first seeds are shown.
+        namespace: samples are kept apart from those of other namespaces.
+
+    Raises:
+        UserError: something asked for cannot be done; said before anything is generated, wherever that is possible.
+    """
+    _check(store, points, measures)
+    teller = _Teller(store, name, seeds, measures, execution, reporter, min(picture_seeds, seeds.count))
+    plans = [measure.plan for measure in measures]
+    results = generate(store, points, seeds, execution, actors, plans, namespace, progress, teller.tell)
+    timings = _timings(store, points, execution, actors, timing, progress)
+    rows = teller.rows(results, timings)
+    for row, result in zip(rows, results, strict=True):
+        teller.tell_cost(row, result, timings.get(row.name))
+    return BenchmarkResult(
+        name=name,
+        rows=tuple(by_cost(rows)),
+        titles={measure.name: measure.plan.distance_name for measure in measures},
+        notes=tuple(measure.note for measure in measures if measure.note),
+        picture=teller.comparison(rows),
+        generated=sum(result.generated for result in results),
+        link=reporter.link({"kind": "sampler", "benchmark": name}),
+    )
+
+
+@dataclass
+class _Teller:
+    """Evaluates points and tells the tracker; keeps what the rows need."""
+
+    store: Store
+    name: str
+    seeds: Seeds
+    measures: Sequence[Measure]
+    execution: Execution
+    reporter: Reporter
+    picture_seeds: int
+    evaluations: dict[str, tuple[Evaluation, ...]] = field(default_factory=dict)
+    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def tell(self, result: PointResult) -> None:
+        """One point whose images and features are in the store."""
+        found = tuple(
+            evaluate(self.store, [result], self.seeds, measure.plan, measure.reference)[0] for measure in self.measures
+        )
+        images = read_samples(self.store, result.samples_digest, self.seeds.first, self.picture_seeds).images
+        self.evaluations[result.point.name], self.images[result.point.name] = found, images
+        with self._run(result) as run:
+            run.params(_params(result, self.seeds, self.execution))
+            run.metrics(self._metrics(result, found), step=round(result.nfe))
+            run.image("samples", image_grid(images, GRID_COLUMNS))
+
+    def tell_cost(self, row: Row, result: PointResult, timing: Timing | None) -> None:
+        """What is known when all points are: its time, and whether it is on the front."""
+        with self._run(result) as run:
+            run.tags({"pareto": "yes" if row.pareto else "no"})
+            if timing is not None:
+                seconds = timing.seconds_per_1000
+                metrics = {"seconds_per_1000": seconds, "images_per_second": 1000 / seconds}
+                run.metrics(metrics, step=round(result.nfe))
+                run.tags({"timed_on": f"{timing.device}, batch {timing.batch_size}, {timing.threads} threads"})
+
+    def rows(self, results: Sequence[PointResult], timings: Mapping[str, Timing]) -> list[Row]:
+        """In the order of the results."""
+        nfe = [result.nfe for result in results]
+        front = pareto_front(nfe, [self.evaluations[result.point.name][0].distance for result in results])
+        return [
+            self._row(result, timings.get(result.point.name), on_front)
+            for result, on_front in zip(results, front, strict=True)
+        ]
+
+    def comparison(self, rows: Sequence[Row]) -> NDArray[np.uint8]:
+        return comparison_picture([(f"{row.name} (NFE {row.nfe:g})", self.images[row.name]) for row in by_cost(rows)])
+
+    def _run(self, result: PointResult) -> Run:
+        """The run of a point. Its key holds everything that its numbers depend on, but the time that it takes."""
+        protocol = self.evaluations[result.point.name][0].protocol
+        tags = {
+            "kind": "sampler",
+            "benchmark": self.name,
+            "checkpoint": result.snapshot.title,
+            "protocol": protocol.label(),
+            "protocol_digest": protocol.digest,
+            "samples": result.samples_digest,
+        }
+        key = {"benchmark": self.name, "samples": result.samples_digest, "protocol": protocol.digest}
+        return self.reporter.run(digest(key), result.point.name, tags)
+
+    def _metrics(self, result: PointResult, found: Sequence[Evaluation]) -> dict[str, float]:
+        first = found[0]
+        values = {"fid" if first.protocol.distance == FID else "fd": first.distance, "nfe": result.nfe}
+        if len(found) > 1:
+            names = (measure.name for measure in self.measures)
+            values |= {f"fd_{name}": evaluation.distance for name, evaluation in zip(names, found, strict=True)}
+        accuracy = _accuracy(found)
+        return values if accuracy is None else {**values, "accuracy": accuracy}
+
+    def _row(self, result: PointResult, timing: Timing | None, on_front: bool) -> Row:
+        found = dict(zip((measure.name for measure in self.measures), self.evaluations[result.point.name], strict=True))
+        first = next(iter(found.values()))
+        return Row(
+            name=result.point.name,
+            checkpoint=result.snapshot.title,
+            solver=result.point.sampler.solver.kind,
+            num_steps=result.point.sampler.timesteps.num_steps,
+            nfe=result.nfe,
+            distance=first.distance,
+            distances={name: evaluation.distance for name, evaluation in found.items()},
+            rank_deficient=tuple(name for name, evaluation in found.items() if evaluation.rank_deficient),
+            accuracy=_accuracy(list(found.values())),
+            seconds_per_1000=None if timing is None else timing.seconds_per_1000,
+            pareto=on_front,
+            samples_digest=result.samples_digest,
+            protocol=first.protocol.label(),
+        )
+
+
+def _check(store: Store, points: Sequence[Point], measures: Sequence[Measure]) -> None:
+    if not points or not measures:
+        raise SettingsError("benchmark", f"has {len(points)} settings and {len(measures)} measures: it needs both")
+    names = [point.name for point in points]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingsError("sweep", f"two settings have the same name ({', '.join(twice)})")
+    shapes = {find_snapshot(store, checkpoint).model.shape for checkpoint in {point.checkpoint for point in points}}
+    if len(shapes) > 1:
+        raise SettingsError("sweep", f"the checkpoints make images of different shapes: {sorted(shapes)}")
+
+
+def _accuracy(found: Sequence[Evaluation]) -> float | None:
+    return next((evaluation.accuracy for evaluation in found if evaluation.accuracy is not None), None)
+
+
+def _params(result: PointResult, seeds: Seeds, execution: Execution) -> dict[str, Any]:
+    """What a person may want to sort by; nested, flattened by the tracker."""
+    snapshot = result.snapshot
+    return {
+        "checkpoint": {"training": snapshot.training, "at": snapshot.num_images, "weights": snapshot.weights},
+        "sampler": asdict(result.point.sampler),
+        "labels": asdict(result.point.labels),
+        "seeds": asdict(seeds),
+        "execution": asdict(execution),
+    }

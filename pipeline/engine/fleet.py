@@ -1,0 +1,265 @@
+"""The workers of a run: this process, or actors on a Ray cluster. A fleet takes tasks and tells what became of them.
+
+Ray restarts nothing here: the driver hands the chunks of a lost actor to others at once, and starts another actor
+wherever there is room. A chunk is named by its content, so doing it twice is harmless.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pipeline.engine.actor import Actor, ChunkWorker
+from pipeline.engine.devices import fixed_arithmetic
+from pipeline.engine.session import Resources
+from pipeline.engine.work import Actors, Done, ExtractorPlan, Task, WorkerSettings
+from pipeline.errors import RunFailedError, SettingsError, SigmasweepError
+from pipeline.training.snapshot import Snapshot, read_weights
+
+Say = Callable[[str], None]
+_PATIENCE_S = 30.0  # before it is said that no device is free
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A worker is ready."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    worker: int
+    task: Task
+    done: Done
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A task raised; its worker is well."""
+
+    worker: int
+    task: Task
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker is gone, with all that it had."""
+
+    worker: int
+    reason: str
+
+
+Event = Joined | Finished | Raised | Lost
+
+
+class Fleet(Protocol):
+    def submit(self, worker: int, task: Task) -> None: ...
+
+    def wait(self) -> Sequence[Event]:
+        """What happened since, at least one thing if there is something to wait for.
+
+        Raises:
+            SigmasweepError: there is no worker any more, and will be none.
+        """
+        ...
+
+    def forget(self, checkpoint: str) -> None:
+        """No task of this checkpoint will come any more."""
+        ...
+
+
+class LocalFleet:
+    """One worker, in this process. `fixed_arithmetic` must hold around it."""
+
+    def __init__(self, settings: WorkerSettings, plans: Sequence[ExtractorPlan]) -> None:
+        self._worker = ChunkWorker(settings, plans)
+        self._tasks: list[Task] = []
+        self._joined = False
+
+    def submit(self, worker: int, task: Task) -> None:
+        self._tasks.append(task)
+
+    def wait(self) -> Sequence[Event]:
+        if not self._joined:
+            self._joined = True
+            return [Joined(0)]
+        task = self._tasks.pop(0)
+        try:
+            return [Finished(0, task, self._worker.work(task))]
+        except Exception as error:
+            return [Raised(0, task, error)]
+
+    def forget(self, checkpoint: str) -> None:
+        pass
+
+
+class RayFleet:
+    """Actors on the cluster that this process is connected to.
+
+    Args:
+        settings: of the run.
+        plans: the extractors of the run.
+        actors: limits.
+        count: how many actors.
+        say: told one line where somebody should know.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, plans: Sequence[ExtractorPlan], actors: Actors, count: int, say: Say
+    ) -> None:
+        import ray
+
+        gpus = int(settings.device == "cuda")
+        # No retries by Ray: what is lost is handed out again by the policy, to whoever is free.
+        self._actor = ray.remote(Actor).options(
+            num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0
+        )
+        self._shared = ray.put(settings), ray.put(list(plans))
+        self._store = settings.store
+        self._limit = actors.max_restarts * count
+        self._say = say
+        self._handles: dict[int, Any] = {}
+        self._ready: set[int] = set()
+        self._calls: dict[Any, tuple[int, Task | None]] = {}
+        self._weights: dict[str, Any] = {}
+        self._events: list[Event] = []
+        self._started = self._losses = 0
+        self._refusal: SigmasweepError | None = None
+        for _ in range(count):
+            self._start()
+
+    def submit(self, worker: int, task: Task) -> None:
+        try:
+            weights = [self._weights_of(task.setting.snapshot)] if task.generate else []
+        except SigmasweepError as error:
+            self._events.append(Raised(worker, task, error))
+            return
+        self._calls[self._handles[worker].work.remote(task, weights)] = worker, task
+
+    def wait(self) -> Sequence[Event]:
+        import ray
+
+        if not self._events:
+            self._check_alive()
+            ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=_PATIENCE_S)
+            if not ready and not self._ready:
+                self._say("no actor has started yet: no device of the cluster is free")
+            if ready:  # and whatever else there is
+                ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
+            for call in ready:
+                if call in self._calls:  # and not lost with its actor meanwhile
+                    self._receive(call, *self._calls.pop(call))
+        events, self._events = self._events, []
+        return events
+
+    def forget(self, checkpoint: str) -> None:
+        self._weights.pop(checkpoint, None)
+
+    def close(self) -> None:
+        """Ends all actors."""
+        for worker in list(self._handles):
+            self._end(worker)
+
+    # -- within --------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        worker = self._started
+        self._started += 1
+        self._handles[worker] = self._actor.remote(*self._shared)
+        self._calls[self._handles[worker].hello.remote()] = worker, None
+
+    def _weights_of(self, snapshot: Snapshot) -> Any:
+        import ray
+
+        name = snapshot.weights_sha256
+        if name not in self._weights:
+            self._weights[name] = ray.put(read_weights(self._store, snapshot))
+        return self._weights[name]
+
+    def _receive(self, call: Any, worker: int, task: Task | None) -> None:
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            answer = ray.get(call)
+        except RayTaskError as error:
+            self._raised(worker, task, error.cause)
+        except RayError as error:
+            self._lost(worker, str(error).strip().splitlines()[0])
+        else:
+            if task is None:
+                self._ready.add(worker)
+                self._events.append(Joined(worker))
+            else:
+                self._losses = 0
+                self._events.append(Finished(worker, task, answer))
+
+    def _raised(self, worker: int, task: Task | None, error: Exception) -> None:
+        if task is not None:
+            self._events.append(Raised(worker, task, error))
+            return
+        self._end(worker)
+        if not isinstance(error, SigmasweepError):
+            raise RunFailedError("actor", f"does not start ({type(error).__name__}: {error})") from error
+        self._refusal = error
+        self._say(f"an actor cannot take part: {error}")
+
+    def _lost(self, worker: int, reason: str) -> None:
+        self._losses += 1
+        if worker in self._ready:
+            self._events.append(Lost(worker, reason))
+        self._end(worker)
+        if self._losses <= self._limit:
+            self._say(f"an actor was lost ({reason}); its chunks go to others, and another actor is started")
+            self._start()
+
+    def _end(self, worker: int) -> None:
+        import ray
+
+        ray.kill(self._handles.pop(worker))
+        self._ready.discard(worker)
+        self._calls = {call: of for call, of in self._calls.items() if of[0] != worker}
+
+    def _check_alive(self) -> None:
+        if self._handles:
+            return
+        if self._refusal is not None:
+            raise self._refusal
+        raise RunFailedError("actors", f"were lost {self._losses} times without finishing a chunk: given up")
+
+
+def num_actors(actors: Actors, threads: int, device: str, resources: Resources) -> int:
+    """How many actors the settings and the cluster give.
+
+    Raises:
+        SettingsError: the cluster has no room for a single one.
+    """
+    if device == "cuda" and not resources.gpus:
+        raise SettingsError("execution.device", "asks for GPUs, and the cluster has none")
+    if threads > resources.cpus:
+        raise SettingsError(
+            "execution.threads", f"asks for {threads} CPUs an actor, and the cluster has {resources.cpus}"
+        )
+    return actors.num_actors or (resources.gpus if device == "cuda" else resources.cpus // threads)
+
+
+@contextmanager
+def local_fleet(settings: WorkerSettings, plans: Sequence[ExtractorPlan]) -> Iterator[Fleet]:
+    """This process as a fleet of one."""
+    with fixed_arithmetic(settings.execution.threads):
+        yield LocalFleet(settings, plans)
+
+
+@contextmanager
+def ray_fleet(
+    settings: WorkerSettings, plans: Sequence[ExtractorPlan], actors: Actors, count: int, say: Say
+) -> Iterator[Fleet]:
+    """Actors that end with the block. Extractors travel as bytes, once."""
+    plans = [replace(plan, weights=plan.data) for plan in plans]
+    fleet = RayFleet(settings, plans, actors, count, say)
+    try:
+        yield fleet
+    finally:
+        fleet.close()

@@ -1,0 +1,131 @@
+"""Generation: points (a setting on a checkpoint) become samples in the store, computed where they are missing.
+
+Everything that can be wrong is found before anything is computed. Chunks of all points stream through one fleet of
+workers, so no device waits between points.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from tqdm import tqdm
+
+from pipeline.data.chunk_file import ImageFormat
+from pipeline.data.samples import Execution, commit_setting
+from pipeline.data.store import Store
+from pipeline.diffusion.timesteps import grid
+from pipeline.engine.driver import drive
+from pipeline.engine.fleet import Fleet, local_fleet, num_actors, ray_fleet
+from pipeline.engine.placement import Placement, place
+from pipeline.engine.policy import Limits, Policy
+from pipeline.engine.run import OnPoint, PointResult, Run
+from pipeline.engine.session import session
+from pipeline.engine.work import Actors, Done, ExtractorPlan, Point, Seeds, Setting, Task, WorkerSettings, key_of
+from pipeline.errors import CheckpointError, SettingsError
+from pipeline.training.snapshot import find_snapshot, read_weights
+
+__all__ = ["Actors", "ExtractorPlan", "Point", "PointResult", "Seeds", "find_settings", "generate"]
+
+
+def generate(
+    store: Store, points: Sequence[Point], seeds: Seeds, execution: Execution, actors: Actors,
+    extractors: Sequence[ExtractorPlan] = (), namespace: str = "", progress: bool = True,
+    on_point: OnPoint | None = None, image_format: ImageFormat = "png",
+) -> list[PointResult]:  # fmt: skip
+    """Makes sure that the samples of all points, and their features, are in the store.
+
+    Args:
+        seeds: which images; chunks are always whole, so some more may be computed.
+        extractors: features of these are kept beside the images.
+        namespace: keeps the samples apart from those of other runs.
+        progress: show a bar.
+        on_point: called in this process as soon as a point is complete, while others are still at work.
+        image_format: how images are kept; it is not part of what they are.
+
+    Returns:
+        One result a point, in their order.
+
+    Raises:
+        UserError: a point, a checkpoint, an extractor or the store cannot be used; nothing was computed.
+        RunFailedError: chunks failed for good. What was finished, and the other points, are in the store.
+    """
+    placement = place(execution, actors)
+    settings = find_settings(store, points, execution, placement, namespace)
+    store.check_writable()
+    run = Run(points, settings, seeds, on_point)
+    run.take_stock(store, [plan.digest for plan in extractors])
+    if run.tasks:
+        _check_weights(store, run.tasks)
+        memory = actors.denoiser_memory_gb
+        work = WorkerSettings(store, execution, placement.device, placement.family, image_format, memory)
+        _compute(run, work, extractors, actors, progress)
+    return run.results()
+
+
+def find_settings(
+    store: Store, points: Sequence[Point], execution: Execution, placement: Placement, namespace: str = ""
+) -> list[Setting]:
+    """The settings of points, each found and valid. Nothing is written.
+
+    Raises:
+        UserError: a checkpoint is not there, or a point's sampler or labels do not go with its network.
+    """
+    return [_setting(store, point, execution, placement, namespace) for point in points]
+
+
+def _setting(store: Store, point: Point, execution: Execution, placement: Placement, namespace: str) -> Setting:
+    try:
+        snapshot = find_snapshot(store, point.checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{point.name}: {error.where}", error.problem) from error
+    model = snapshot.model
+    try:
+        grid(point.sampler.timesteps, model.preconditioning.levels())
+    except ValueError as error:
+        raise SettingsError(f"{point.name}: sampler.timesteps", str(error)) from error
+    try:
+        point.labels.of(torch.zeros(1, dtype=torch.int64), model.num_classes)
+    except ValueError as error:
+        raise SettingsError(f"{point.name}: labels", str(error)) from error
+    key = key_of(snapshot, point.sampler, point.labels, execution, placement.family, namespace)
+    return Setting(point.name, snapshot, point.sampler, point.labels, key)
+
+
+def _check_weights(store: Store, tasks: Sequence[Task]) -> None:
+    """Reads the weights that will be needed once, so that a damaged checkpoint is found before work is begun."""
+    needed = {task.checkpoint: task.setting for task in tasks if task.generate}
+    for setting in needed.values():
+        read_weights(store, setting.snapshot)
+
+
+def _compute(
+    run: Run, work: WorkerSettings, extractors: Sequence[ExtractorPlan], actors: Actors, progress: bool
+) -> None:
+    for setting in {task.setting: None for task in run.tasks}:
+        commit_setting(work.store, setting.key, name=setting.name, checkpoint=setting.snapshot.title)
+    size = work.execution.chunk_size
+    limits = Limits(raises=actors.max_task_retries + 1, deaths=actors.max_restarts + 1)
+    with (
+        tqdm(total=len(run.tasks) * size, desc="images", unit="img", smoothing=0.1, disable=not progress) as bar,
+        _fleet(work, extractors, actors, len(run.tasks)) as fleet,
+    ):
+
+        def on_done(task: Task, done: Done) -> None:
+            bar.update(size)
+            run.done(task, done)
+
+        drive(Policy(run.tasks, limits), fleet, on_done, run.failed)
+
+
+@contextmanager
+def _fleet(
+    work: WorkerSettings, extractors: Sequence[ExtractorPlan], actors: Actors, num_tasks: int
+) -> Iterator[Fleet]:
+    if actors.num_actors == 0:
+        with local_fleet(work, extractors) as fleet:
+            yield fleet
+        return
+    with session() as resources:
+        count = min(num_actors(actors, work.execution.threads, work.device, resources), num_tasks)
+        with ray_fleet(work, extractors, actors, count, tqdm.write) as fleet:
+            yield fleet

@@ -1,0 +1,88 @@
+"""A measure is an extractor and the reference that its distance is to."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.config.settings import MetricSettings
+from pipeline.data.dataset import Dataset
+from pipeline.data.samples import Execution
+from pipeline.data.store import Store
+from pipeline.engine.extractors import classifier_for, extractor_plan
+from pipeline.engine.references import Reference, published_reference, reference_moments
+from pipeline.engine.work import Actors, ExtractorPlan, Point
+from pipeline.errors import SettingsError
+from pipeline.metrics.extractors import Classifier, ExtractorSettings, File
+from pipeline.training.snapshot import find_snapshot
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """What is measured.
+
+    Args:
+        name: a word for keys of metrics: `inception`, `classifier`, or what a file is called.
+        plan: the extractor.
+        reference: its reference.
+        note: one line that should stand by its numbers, or an empty text.
+    """
+
+    name: str
+    plan: ExtractorPlan
+    reference: Reference
+    note: str = ""
+
+
+def build_measures(
+    store: Store, metrics: MetricSettings, dataset: str, execution: Execution, actors: Actors, progress: bool = True
+) -> tuple[Measure, ...]:
+    """The measures that settings ask for, in their order. Classifiers are trained and references computed where the
+    store does not have them. Published statistics are the reference of the first extractor; the others have a data set.
+
+    Args:
+        dataset: the name of the data set that is meant where the settings name none.
+
+    Raises:
+        UserError: a file or a data set cannot be used.
+    """
+    reference = Dataset.open(store, metrics.dataset or dataset)
+    learnt = metrics.classifier_dataset or metrics.dataset or dataset
+    found = []
+    for settings, name in zip(metrics.extractors, _names(metrics.extractors), strict=True):
+        note = ""
+        if isinstance(settings, Classifier):
+            classifier = classifier_for(store, learnt, settings, progress)
+            plan, note = classifier.plan, str(classifier)
+        else:
+            plan = extractor_plan(store, settings)
+        if metrics.reference_npz is not None and not found:
+            measured = published_reference(metrics.reference_npz)
+        else:
+            measured = reference_moments(store, reference, plan, execution, actors, progress)
+        found.append(Measure(name, plan, measured, note))
+    return tuple(found)
+
+
+def trained_on(store: Store, points: Sequence[Point]) -> str:
+    """The name of the data set that the points' checkpoints were trained on.
+
+    Raises:
+        CheckpointError: a checkpoint is not there.
+        SettingsError: they were trained on different ones.
+    """
+    names = {str(find_snapshot(store, point.checkpoint).dataset["name"]) for point in points}
+    if len(names) != 1:
+        raise SettingsError(
+            "metrics.dataset",
+            f"must be given: the checkpoints were trained on different data sets ({', '.join(sorted(names))})",
+        )
+    return names.pop()
+
+
+def _names(extractors: Sequence[ExtractorSettings]) -> list[str]:
+    names: list[str] = []
+    for settings in extractors:
+        title = (settings.name or settings.path.rsplit("/", 1)[-1]) if isinstance(settings, File) else settings.kind
+        name = re.sub(r"[^a-z0-9]+", "_", title.removesuffix(".pt").removesuffix(".pt2").lower()).strip("_")
+        names.append(f"{name}_{len(names) + 1}" if name in names else name)
+    return names

@@ -1,0 +1,58 @@
+"""Where the work will run, known before any actor is started: the device and the name of its family."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.data.samples import Execution
+from pipeline.engine.devices import Device, family, local_device
+from pipeline.engine.session import session
+from pipeline.engine.work import Actors
+from pipeline.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The device of all workers of a run, and its family."""
+
+    device: Device
+    family: Mapping[str, str]
+
+
+def place(execution: Execution, actors: Actors) -> Placement:
+    """Settles what `auto` means. A cluster is asked for its GPUs only where there is one; nothing is started.
+
+    The family of CPUs is this process's; actors on nodes of another family will take no part.
+
+    Raises:
+        SettingsError: GPUs are asked for, and there are none.
+    """
+    if actors.num_actors == 0 or not _on_a_cluster():
+        device = local_device(execution.device)
+        there = device == "cpu" or torch.cuda.is_available()
+    else:
+        with session() as resources:
+            device = "cuda" if execution.device == "cuda" or (execution.device == "auto" and resources.gpus) else "cpu"
+            there = device == "cpu" or resources.gpus > 0
+    if not there:
+        raise SettingsError("execution.device", "asks for GPUs, and there are none")
+    if device == "cpu" or torch.cuda.is_available():
+        return Placement(device, family(device, execution.precision))
+    return Placement(device, _family_of_a_gpu(execution.precision))
+
+
+def _on_a_cluster() -> bool:
+    ray = sys.modules.get("ray")
+    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and bool(ray.is_initialized()))
+
+
+def _family_of_a_gpu(precision: str) -> Mapping[str, str]:
+    """Of any GPU of the cluster, asked from a process that has none."""
+    with session():
+        import ray
+
+        found: Mapping[str, str] = ray.get(ray.remote(num_gpus=1)(family).remote("cuda", precision))
+        return found

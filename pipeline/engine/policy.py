@@ -1,0 +1,183 @@
+"""Which chunk goes next to which worker. No Ray, no clock, no I/O: a plain object that a simulation can drive.
+
+Every worker has a chunk at work and one waiting behind it, so that it never waits for the driver. A worker stays with
+the checkpoint whose network it holds while chunks of it are left. Towards the end nothing waits behind: the last chunks
+go to whoever is free first. A chunk whose worker was lost, or that raised, goes to somebody else, finitely often.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+Worker = int
+
+
+class JobShape(Protocol):
+    @property
+    def checkpoint(self) -> Hashable:
+        """What a worker must load before it can do this."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+Job = TypeVar("Job", bound=JobShape)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often one chunk may fail before it is given up.
+
+    Args:
+        raises: by an error of its own.
+        deaths: with the worker that was at it.
+    """
+
+    raises: int = 3
+    deaths: int = 10
+
+
+class Policy(Generic[Job]):
+    """Hands out jobs to workers that join and leave.
+
+    Args:
+        jobs: in the order in which they are wanted; those of one checkpoint are kept together.
+        limits: for jobs that fail.
+        in_flight: jobs a worker has at a time.
+    """
+
+    def __init__(self, jobs: Iterable[Job], limits: Limits | None = None, in_flight: int = 2) -> None:
+        self._waiting: dict[Hashable, deque[Job]] = {}
+        for job in jobs:
+            self._waiting.setdefault(job.checkpoint, deque()).append(job)
+        self._again: deque[Job] = deque()  # given back by a worker: first in line
+        self._num_waiting = sum(map(len, self._waiting.values()))
+        self._left = {checkpoint: len(queue) for checkpoint, queue in self._waiting.items()}
+        self._limits = limits or Limits()
+        self._in_flight = in_flight
+        self._flying: dict[Worker, list[Job]] = {}
+        self._by_load: list[dict[Worker, None]] = [{} for _ in range(in_flight + 1)]  # ordered sets
+        self._at: dict[Worker, Hashable] = {}
+        self._crew: dict[Hashable, int] = defaultdict(int)  # workers that stay with a checkpoint
+        self._raised: dict[Job, int] = defaultdict(int)
+        self._died: dict[Job, int] = defaultdict(int)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing waits and nothing is at work."""
+        return not any(self._left.values())
+
+    def left(self, checkpoint: Hashable) -> int:
+        """Jobs of a checkpoint that are not done."""
+        return self._left[checkpoint]
+
+    def join(self, worker: Worker) -> None:
+        """A worker is there, with nothing to do."""
+        self._flying[worker] = []
+        self._by_load[0][worker] = None
+
+    def leave(self, worker: Worker) -> list[Job]:
+        """A worker is lost. What it had goes to others; the job that it was at is charged for it.
+
+        Returns:
+            The jobs that are given up: this happened to them too often.
+        """
+        jobs = self._flying.pop(worker)
+        self._by_load[len(jobs)].pop(worker)
+        self._settle(worker, None)
+        if not jobs:
+            return []
+        current, *behind = jobs
+        self._died[current] += 1
+        given_up = self._died[current] >= self._limits.deaths
+        self._give_back(behind if given_up else jobs)
+        if given_up:
+            self._close(current)
+        return [current] if given_up else []
+
+    def hand_out(self) -> list[tuple[Worker, Job]]:
+        """What to hand to whom now. Workers with nothing to do come first."""
+        handed: list[tuple[Worker, Job]] = []
+        for load in range(self._in_flight):
+            hungry = self._by_load[load]
+            while hungry and self._num_waiting > (0 if load == 0 else len(self._flying)):
+                worker = next(iter(hungry))
+                job = self._take(worker)
+                self._flying[worker].append(job)
+                self._move(worker, load)
+                handed.append((worker, job))
+        return handed
+
+    def done(self, worker: Worker, job: Job) -> None:
+        """A worker has finished a job."""
+        self._put_down(worker, job)
+        self._close(job)
+
+    def failed(self, worker: Worker, job: Job) -> bool:
+        """A job raised. It is tried again, by whoever is free, unless it is given up: then True is returned."""
+        self._put_down(worker, job)
+        self._raised[job] += 1
+        if self._raised[job] >= self._limits.raises:
+            self._close(job)
+            return True
+        self._give_back([job])
+        return False
+
+    def drop(self, unwanted: Callable[[Job], bool]) -> None:
+        """Forgets the waiting jobs that are not wanted any more; those at work are left to end."""
+        for queue in (self._again, *self._waiting.values()):
+            jobs = list(queue)
+            queue.clear()
+            queue.extend(job for job in jobs if not unwanted(job))
+            for job in filter(unwanted, jobs):
+                self._num_waiting -= 1
+                self._close(job)
+
+    # -- within --------------------------------------------------------------------------------------------------
+
+    def _take(self, worker: Worker) -> Job:
+        self._num_waiting -= 1
+        if self._again:
+            return self._again.popleft()
+        checkpoint = self._at.get(worker)
+        if not self._waiting.get(checkpoint):
+            checkpoint = self._choose()
+            self._settle(worker, checkpoint)
+        return self._waiting[checkpoint].popleft()
+
+    def _choose(self) -> Hashable:
+        """The first checkpoint that has more chunks waiting than workers to take them; else the least crowded one."""
+        best, best_share = None, 0.0
+        for checkpoint in [checkpoint for checkpoint, queue in self._waiting.items() if not queue]:
+            del self._waiting[checkpoint]
+        for checkpoint, queue in self._waiting.items():
+            share = len(queue) / (self._crew[checkpoint] + 1)
+            if share > 1:
+                return checkpoint
+            if share > best_share:
+                best, best_share = checkpoint, share
+        return best
+
+    def _settle(self, worker: Worker, checkpoint: Hashable | None) -> None:
+        if worker in self._at:
+            self._crew[self._at.pop(worker)] -= 1
+        if checkpoint is not None:
+            self._at[worker] = checkpoint
+            self._crew[checkpoint] += 1
+
+    def _move(self, worker: Worker, load: int) -> None:
+        self._by_load[load].pop(worker)
+        self._by_load[len(self._flying[worker])][worker] = None
+
+    def _put_down(self, worker: Worker, job: Job) -> None:
+        load = len(self._flying[worker])
+        self._flying[worker].remove(job)
+        self._move(worker, load)
+
+    def _give_back(self, jobs: list[Job]) -> None:
+        self._again.extend(jobs)
+        self._num_waiting += len(jobs)
+
+    def _close(self, job: Job) -> None:
+        self._left[job.checkpoint] -= 1

@@ -1,0 +1,164 @@
+"""What generated images are compared with: the moments of a data set's features, or published statistics."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.samples import Execution
+from pipeline.data.store import Store
+from pipeline.digests import DIGEST_LENGTH, sha256
+from pipeline.engine.cache import Kept, kept
+from pipeline.engine.devices import fixed_arithmetic, local_device
+from pipeline.engine.session import Resources, session
+from pipeline.engine.work import Actors, ExtractorPlan
+from pipeline.errors import DataError
+from pipeline.metrics.moments import Gaussian, Moments
+from pipeline.metrics.reference_file import read_npz, write_npz
+
+CHUNK = 1024  # images whose moments are taken at once; they are added in the order of the data set
+BATCH = 256  # images that the extractor sees at once
+WORTH_ACTORS = 4  # chunks for each actor, below which starting actors takes longer than it saves
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A Gaussian in the space of one extractor's features.
+
+    Args:
+        gaussian: of the features.
+        digest: of the data set, or of the file.
+        count: how many images it is of; 0 where a file does not say.
+        title: what people call it.
+    """
+
+    gaussian: Gaussian
+    digest: str
+    count: int
+    title: str
+
+    def export(self, path: str | Path) -> None:
+        """Writes `mu` and `sigma` as an npz file, as EDM's programs read them.
+
+        Raises:
+            DataError: it cannot be written there.
+        """
+        try:
+            write_npz(path, self.gaussian)
+        except OSError as error:
+            raise DataError(path, f"the reference cannot be written ({error.strerror or error})") from error
+
+
+def reference_moments(
+    store: Store, dataset: Dataset, plan: ExtractorPlan, execution: Execution | None = None,
+    actors: Actors | None = None, progress: bool = True,
+) -> Reference:  # fmt: skip
+    """The reference that a data set is to an extractor: kept in the store, computed where it is not there.
+
+    Its bits do not depend on how many actors compute it.
+
+    Args:
+        store: keeps it under `references/<data set's digest>/<extractor's digest>`.
+        dataset: all its images are taken.
+        plan: the extractor.
+        execution: its threads and device are those of the work.
+        actors: who computes it; without, this process.
+        progress: show a bar.
+    """
+    info = dataset.info
+    key = f"references/{info.digest}/{plan.digest}"
+    about = {"dataset": info.name, "count": len(dataset), "extractor": plan.settings, "distance": plan.distance_name}
+
+    def compute() -> Kept:
+        title = f"reference {info.name} ({plan.distance_name})"
+        moments = _moments(dataset, plan, execution or Execution(), actors or Actors(num_actors=0), progress, title)
+        return Kept(moments.to_bytes(), about)
+
+    data = kept(store, key, "moments.safetensors", compute).data
+    return Reference(Moments.from_bytes(data, key).gaussian(), info.digest, len(dataset), info.name)
+
+
+def published_reference(path: str | Path) -> Reference:
+    """Statistics that others published, an npz file with `mu` and `sigma`.
+
+    Raises:
+        DataError: the file is missing or none such.
+    """
+    gaussian = read_npz(path)
+    return Reference(gaussian, sha256(Path(path).read_bytes())[:DIGEST_LENGTH], 0, Path(path).name)
+
+
+class MomentsWorker:
+    """An extractor that walks over a data set. Runs in this process, or as a Ray actor."""
+
+    def __init__(self, dataset: Dataset, plan: ExtractorPlan, device: str, threads: int) -> None:
+        self._dataset = dataset
+        self._threads = threads
+        self._extractor = plan.build(dataset.info.shape, device)
+
+    def moments(self, chunk: range) -> Moments:
+        """Of the images of these indices."""
+        indices = np.arange(chunk.start, chunk.stop, dtype=np.int64)
+        images = torch.from_numpy(self._dataset.images(indices))
+        with fixed_arithmetic(self._threads):
+            return Moments.of(torch.cat([self._extractor(batch).features for batch in torch.split(images, BATCH)]))
+
+
+def _moments(
+    dataset: Dataset, plan: ExtractorPlan, execution: Execution, actors: Actors, progress: bool, title: str
+) -> Moments:
+    chunks = [range(first, min(first + CHUNK, len(dataset))) for first in range(0, len(dataset), CHUNK)]
+    parts = _parts(dataset, plan, execution, actors, chunks)
+    total: Moments | None = None
+    with tqdm(total=len(dataset), desc=title, unit="image", disable=not progress) as bar:
+        for part in parts:
+            total = part if total is None else total + part
+            bar.update(part.count)
+    if total is None:
+        raise DataError(dataset.info.name, "has no images to be a reference")
+    return total
+
+
+def _parts(
+    dataset: Dataset, plan: ExtractorPlan, execution: Execution, actors: Actors, chunks: Sequence[range]
+) -> Iterator[Moments]:
+    """The moments of every chunk, in order."""
+    if actors.num_actors == 0 or len(chunks) < 2 * WORTH_ACTORS:
+        worker = MomentsWorker(dataset, plan, local_device(execution.device), execution.threads)
+        yield from map(worker.moments, chunks)
+        return
+    with session() as resources:
+        yield from _from_actors(dataset, plan, execution, actors, chunks, resources)
+
+
+def _from_actors(
+    dataset: Dataset,
+    plan: ExtractorPlan,
+    execution: Execution,
+    actors: Actors,
+    chunks: Sequence[range],
+    resources: Resources,
+) -> Iterator[Moments]:
+    import ray
+    from ray.util import ActorPool
+
+    device = "cuda" if resources.gpus and execution.device != "cpu" else "cpu"
+    there = resources.gpus if device == "cuda" else max(resources.cpus // execution.threads, 1)
+    count = min(actors.num_actors or there, len(chunks) // WORTH_ACTORS)
+    remote = ray.remote(MomentsWorker).options(
+        num_cpus=execution.threads,
+        num_gpus=int(device == "cuda"),
+        max_restarts=actors.max_restarts,
+        max_task_retries=actors.max_restarts,  # whether a task raised or lost its actor
+    )
+    kept_once = ray.put(plan)
+    workers = [remote.remote(dataset, kept_once, device, execution.threads) for _ in range(count)]
+    try:
+        yield from ActorPool(workers).map(lambda worker, chunk: worker.moments.remote(chunk), chunks)
+    finally:
+        for worker in workers:
+            ray.kill(worker)

@@ -1,0 +1,176 @@
+"""Training on Ray: where its workers run, and starting them again when one is lost.
+
+Ray Train places the workers and joins them into a process group; what is trained, saved and resumed is
+`pipeline.training`'s. A lost worker ends the whole group, and a new group goes on from the store's newest checkpoint;
+Ray's own record of a run is never read (each group is a new run to it).
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.store import Store
+from pipeline.engine.session import Resources, session
+from pipeline.errors import RunFailedError, SettingsError, SigmasweepError
+from pipeline.reporting import Reporter
+from pipeline.training import loop
+from pipeline.training.identity import resolve_model
+from pipeline.training.job import TrainingJob, TrainingResult
+from pipeline.training.place import Place
+from pipeline.training.progress import say
+from pipeline.training.settings import ModelSettings, TrainingSettings, Workers
+
+Device = Literal["cpu", "cuda"]
+
+# Ray Train's own: prints of workers reach the driver as they are, and relative paths mean the same in a worker.
+_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+
+
+def train(
+    store: Store, dataset: str, model: ModelSettings, settings: TrainingSettings, workers: Workers,
+    reporter: Reporter, name: str, tags: Mapping[str, str] | None = None,
+) -> TrainingResult:  # fmt: skip
+    """Trains a model, or goes on with a training that was begun, until its duration is reached.
+
+    Args:
+        store: holds the data set, and gets checkpoints and snapshots.
+        dataset: the name of a prepared data set.
+        workers: where it runs.
+        name: of the training; its folder is this and a digest of what determines the weights.
+        tags: of its run in the tracker.
+
+    Raises:
+        DataError: the data set is missing, damaged, or not made for this model.
+        SettingsError: the workers do not fit the cluster or the batch.
+        StoreError: the store cannot be read or written.
+        RunFailedError: a loss is not finite, or workers were lost more often than allowed.
+    """
+    images = Dataset.open(store, dataset)
+    job = TrainingJob(name, store, images, resolve_model(model, images.info), settings, reporter, tags or {})
+    if job.is_done():
+        say(loop.already_done(job))
+        return job.result()
+    store.check_writable()
+    images.verify()
+    if workers.num_workers == 0:
+        device = torch.device(_device(workers, Resources(os.cpu_count() or 1, torch.cuda.device_count())))
+        with loop.cpu_threads(workers.threads):
+            loop.train(job, Place(device=device))
+    else:
+        _train_on_ray(job, workers)
+    return job.result()
+
+
+def _train_on_ray(job: TrainingJob, workers: Workers) -> None:
+    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    # CPUs of a session of our own are a number for Ray to count with: more workers than cores is the user's choice.
+    num_cpus = max(os.cpu_count() or 1, workers.num_workers * workers.threads)
+    with session(num_cpus) as resources:
+        _check_room(workers, resources)
+        device = _device(workers, resources)
+        for failures in range(workers.max_failures + 1):
+            lost = _run_group(job, workers, device)
+            if lost is None:
+                return
+            again = failures < workers.max_failures
+            say(f"{job.folder}: {lost}; " + ("the workers start again" if again else "the workers failed too often"))
+    mend = "run the same command again to go on from the last checkpoint, or raise workers.max_failures"
+    raise RunFailedError(job.folder, f"the workers failed {workers.max_failures + 1} times, at last: {lost}; {mend}")
+
+
+def _run_group(job: TrainingJob, workers: Workers, device: Device) -> str | None:
+    """Runs one group of workers to the end of the training. Returns what went wrong where another group may do better.
+
+    Raises:
+        SigmasweepError: as a worker raised it; the same would happen again.
+    """
+    from ray.exceptions import RayError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    run, root = f"{job.folder}-{uuid.uuid4().hex[:12]}", f"{job.store.uri}/cache/ray_train"
+    resources = {"CPU": workers.threads, **({"GPU": 1} if device == "cuda" else {})}
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job, "threads": workers.threads, "device": device},
+        torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo", timeout_s=int(workers.timeout_s)),
+        scaling_config=ScalingConfig(
+            num_workers=workers.num_workers, use_gpu=device == "cuda", resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=run,
+            storage_path=root,
+            # What is retried is decided here, since Ray would retry settings errors and a full disk as well.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except (TrainingFailedError, RayError) as error:
+        return _what_was_lost(error)
+    finally:
+        if job.store.is_local:
+            shutil.rmtree(Path(root) / run, ignore_errors=True)
+    return None
+
+
+def _work(config: dict[str, Any]) -> None:
+    """One worker. The config is a dictionary since Ray wants one."""
+    import ray.train
+
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device() if config["device"] == "cuda" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.set_num_threads(config["threads"])
+    loop.train(config["job"], Place(context.get_world_rank(), context.get_world_size(), device))
+
+
+def _what_was_lost(error: Exception) -> str:
+    """One line on the failure of a group.
+
+    Raises:
+        SigmasweepError: the failure is one that a worker raised on purpose.
+    """
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        if isinstance(failure, SigmasweepError):
+            raise failure from None
+    if not failures:
+        return _first_line(error)
+    return "; ".join(f"worker {rank}: {_first_line(failure)}" for rank, failure in sorted(failures.items()))
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
+def _device(workers: Workers, resources: Resources) -> Device:
+    """Where the workers compute; `auto` takes GPUs if there is one for each.
+
+    Raises:
+        SettingsError: GPUs are asked for that are not there.
+    """
+    needed = max(workers.num_workers, 1)
+    if workers.device == "cuda" and resources.gpus < needed:
+        problem = f"cuda needs {needed} GPUs and there are {resources.gpus}: take fewer workers, or device: cpu"
+        raise SettingsError("workers.device", problem)
+    return "cpu" if workers.device == "cpu" or resources.gpus < needed else "cuda"
+
+
+def _check_room(workers: Workers, resources: Resources) -> None:
+    """Raises:
+    SettingsError: the cluster is too small; Ray would wait for ever.
+    """
+    needed = workers.num_workers * workers.threads
+    if needed > resources.cpus:
+        problem = f"{workers.num_workers} workers of {workers.threads} CPUs need {needed}; Ray has {resources.cpus}"
+        raise SettingsError("workers.num_workers", f"{problem}: take fewer workers or fewer threads")

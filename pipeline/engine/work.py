@@ -1,0 +1,177 @@
+"""The work of generation as data: a setting on a checkpoint, and the chunks of it that are to be computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.chunk_file import ImageFormat
+from pipeline.data.samples import Execution, samples_key
+from pipeline.data.store import Store
+from pipeline.diffusion.decoding import Decoder, PixelDecoder
+from pipeline.diffusion.labels import Labels
+from pipeline.diffusion.sampling import Sampler
+from pipeline.digests import digest
+from pipeline.engine.devices import Device, torch_minor
+from pipeline.errors import SettingsError
+from pipeline.metrics.extractors import Classifier, Extractor, ExtractorSettings, ImageShape
+from pipeline.training.snapshot import CheckpointRef, Snapshot
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting on one checkpoint; `name` is for people and determines nothing."""
+
+    name: str
+    checkpoint: CheckpointRef
+    sampler: Sampler
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """A range of seeds, one image each."""
+
+    first: int = 0
+    count: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.first < 0:
+            raise ValueError(f"first: must be 0 or more (got {self.first})")
+        if self.count < 1:
+            raise ValueError(f"count: must be at least 1 (got {self.count})")
+        if self.first + self.count > 2**62:
+            raise ValueError(f"count: seeds must be below 2**62 (got {self.first} + {self.count})")
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Who does the work; nothing here changes a bit of it.
+
+    Args:
+        num_actors: empty is one a GPU, or one for every `threads` CPUs; 0 is this process, without Ray.
+        max_restarts: how often in a row an actor may be lost, and a chunk with its actor, before the run is given up.
+        max_task_retries: how often a chunk that raises is tried again.
+        denoiser_memory_gb: an actor keeps the networks it has loaded within this, the last one always.
+    """
+
+    num_actors: int | None = None
+    max_restarts: int = 10
+    max_task_retries: int = 2
+    denoiser_memory_gb: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("num_actors", self.num_actors or 0), ("max_restarts", self.max_restarts)):
+            if value < 0:
+                raise ValueError(f"{name}: must be 0 or more (got {value})")
+        if self.max_task_retries < 0:
+            raise ValueError(f"max_task_retries: must be 0 or more (got {self.max_task_retries})")
+
+
+@dataclass(frozen=True)
+class ExtractorPlan:
+    """An extractor as it travels: its settings, and the bytes it runs on; without bytes, they are loaded by path."""
+
+    settings: ExtractorSettings
+    weights: bytes | None = field(default=None, repr=False)
+
+    @cached_property
+    def data(self) -> bytes:
+        """Raises:
+        SettingsError: they are a classifier's, which are made and not loaded.
+        DataError: they cannot be read.
+        """
+        if self.weights is not None:
+            return self.weights
+        if isinstance(self.settings, Classifier):
+            raise SettingsError("extractors", "a classifier is trained on a data set first: its weights must be given")
+        return self.settings.load()
+
+    @cached_property
+    def digest(self) -> str:
+        return self.settings.digest(self.data)
+
+    @property
+    def distance_name(self) -> str:
+        return self.settings.distance_name(self.data)
+
+    def build(self, image_shape: ImageShape, device: str) -> Extractor:
+        return self.settings.build(self.data, image_shape, device)
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What all the work of one run has in common."""
+
+    store: Store
+    execution: Execution
+    device: Device
+    family: Mapping[str, str]
+    image_format: ImageFormat = "png"
+    denoiser_memory_gb: float = 4.0
+    decoder: Decoder = field(default_factory=PixelDecoder)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A setting on a checkpoint, found and valid. Two points that differ in name only have one setting."""
+
+    name: str
+    snapshot: Snapshot
+    sampler: Sampler
+    labels: Labels
+    key: Mapping[str, Any]
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(self.key)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A chunk of a setting of which something is missing.
+
+    Args:
+        setting: of the chunk.
+        index: of the chunk.
+        generate: its images are missing; otherwise they are read.
+        extract: which of the run's extractors have no features of it.
+    """
+
+    setting: Setting
+    index: int
+    generate: bool
+    extract: tuple[int, ...] = ()
+
+    @property
+    def checkpoint(self) -> str:
+        return self.setting.snapshot.weights_sha256
+
+    def __str__(self) -> str:
+        return f"chunk {self.index} of {self.setting.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """What a worker tells of a task.
+
+    Args:
+        nfe: evaluations counted for each seed, int64 (C,).
+        damaged: what was found damaged and computed again, or an empty text.
+    """
+
+    nfe: NDArray[np.int64]
+    damaged: str = ""
+
+
+def key_of(
+    snapshot: Snapshot, sampler: Sampler, labels: Labels, execution: Execution, device: Mapping[str, str],
+    namespace: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """The key of a setting's samples on a device family."""
+    return samples_key(
+        snapshot.weights_sha256, snapshot.model, sampler, labels, execution, device, torch_minor(), namespace
+    )

@@ -1,0 +1,108 @@
+"""A training whole: everything that one process needs to take its part in it, small and picklable."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.store import Store
+from pipeline.errors import SettingsError
+from pipeline.reporting import Reporter
+from pipeline.training.checkpoint import newest_position, versions
+from pipeline.training.identity import training_folder, training_key
+from pipeline.training.settings import ModelSpec, TrainingSettings
+from pipeline.training.snapshot import snapshot_key, snapshot_moments
+
+_MOST_IMAGES = 2**32  # positions that the noise of training has numbers for
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training to be begun, gone on with, or prolonged: its folder in the store says which.
+
+    Args:
+        name: what people call it.
+        store: where its checkpoints and snapshots go.
+        dataset: what it is trained on.
+        model: what is trained.
+        settings: how.
+        reporter: to whom it is told.
+        tags: of its run.
+
+    Raises:
+        SettingsError: it would see more than 2^32 images.
+    """
+
+    name: str
+    store: Store
+    dataset: Dataset
+    model: ModelSpec
+    settings: TrainingSettings
+    reporter: Reporter
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.num_images <= _MOST_IMAGES:
+            raise SettingsError(
+                "training.duration_kimg",
+                f"must be at most {_MOST_IMAGES / 1000:,.0f} (got {self.settings.duration_kimg:g})",
+            )
+
+    @property
+    def folder(self) -> str:
+        """`<name>-<digest>`, under `checkpoints/`."""
+        return training_folder(self.name, self.model, self.settings, self.dataset.info)
+
+    @property
+    def key(self) -> str:
+        """Of the run in the tracker."""
+        return training_key(self.name, self.model, self.settings, self.dataset.info)
+
+    @property
+    def num_images(self) -> int:
+        """Images to be seen in all: the duration, rounded up to whole steps."""
+        batch_size = self.settings.batch_size
+        return math.ceil(1000 * self.settings.duration_kimg / batch_size) * batch_size
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What is written beside all weights: enough to know how they were made."""
+        info = self.dataset.info
+        return {
+            "training": self.name,
+            "settings": self.settings.model_dump(mode="json"),
+            "model": self.model.model_dump(mode="json"),
+            "dataset": {"name": info.name, "digest": info.digest, "class_names": info.class_names},
+            "versions": versions(),
+        }
+
+    def is_done(self) -> bool:
+        """Whether the store holds the end of it already, or more."""
+        position = newest_position(self.store, self.folder)
+        return position is not None and position >= self.num_images and bool(self.snapshots())
+
+    def snapshots(self) -> list[int]:
+        """Images seen at each snapshot."""
+        return snapshot_moments(self.store, self.folder)
+
+    def result(self) -> "TrainingResult":
+        """What the store holds of it."""
+        moments = self.snapshots()
+        keys = tuple(snapshot_key(self.folder, moment) for moment in moments)
+        return TrainingResult(self.folder, newest_position(self.store, self.folder) or 0, keys)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A training that has come to its end.
+
+    Args:
+        training: its folder under `checkpoints/`.
+        num_images: images seen.
+        snapshots: keys of its snapshots, ascending.
+    """
+
+    training: str
+    num_images: int
+    snapshots: tuple[str, ...]

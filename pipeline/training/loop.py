@@ -1,0 +1,144 @@
+"""The loop of a training, as one process runs it: steps, reports, snapshots, checkpoints; and resuming."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.store import Store
+from pipeline.reporting import Reporter, Run
+from pipeline.training import checkpoint
+from pipeline.training.job import TrainingJob, TrainingResult
+from pipeline.training.picture import sample_picture
+from pipeline.training.place import Place
+from pipeline.training.progress import Progress, say
+from pipeline.training.settings import ModelSpec, TrainingSettings
+from pipeline.training.snapshot import commit_snapshot
+from pipeline.training.trainer import Trainer
+
+
+def train_in_process(
+    store: Store, dataset: Dataset, model: ModelSpec, settings: TrainingSettings, reporter: Reporter, name: str,
+    threads: int = 1, device: torch.device | None = None,
+) -> TrainingResult:  # fmt: skip
+    """Trains in this process, from where the store says it stands.
+
+    Args:
+        threads: CPU threads; part of what makes two trainings equal to the last bit.
+
+    Raises:
+        RunFailedError: a loss is not finite, and the settings say to stop.
+        StoreError: the store cannot be written.
+    """
+    job = TrainingJob(name, store, dataset, model, settings, reporter)
+    if job.is_done():
+        say(already_done(job))
+        return job.result()
+    with cpu_threads(threads):
+        train(job, Place(device=device or torch.device("cpu")))
+    return job.result()
+
+
+def train(job: TrainingJob, place: Place) -> None:
+    """Takes this process's part in a training until its end. With several processes all must call it alike.
+
+    Raises:
+        RunFailedError: a loss is not finite, and the settings say to stop.
+        CheckpointError: the newest checkpoint is not of this program's making.
+        StoreError: the store cannot be written.
+    """
+    with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []), _run(job, place) as run:
+        trainer = Trainer(job.model, job.settings, job.dataset, place)
+        _resume(trainer, job, place)
+        progress = None if run is None else Progress(job, run, trainer.position)
+        cadence = _Cadence(job)
+        while trainer.position < job.num_images:
+            before = trainer.position
+            trainer.step()
+            if not cadence.any_due(before, trainer.position):
+                continue
+            summary = trainer.summary()
+            if progress is None or run is None:
+                continue
+            progress.tell(trainer, summary)
+            # The snapshot first: a training killed between the two makes it again, with the same content.
+            if cadence.snapshot_due(before, trainer.position):
+                _save_snapshot(trainer, job, place, run)
+            if cadence.checkpoint_due(before, trainer.position):
+                checkpoint.save(job.store, job.folder, trainer.checkpoint(), job.meta)
+            progress.pause_ended()
+        if progress is not None:
+            progress.end()
+
+
+def already_done(job: TrainingJob) -> str:
+    """The sentence for a training that has nothing left to do."""
+    return f"{job.folder}: is trained already, {job.result().num_images:,} images; raise duration_kimg to go on"
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Within it torch computes with so many threads on the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Cadence:
+    """What is due after a step. Everything is due at the end, and a report whenever something is saved, so that
+    no loss goes unreported if the training is resumed from there."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        settings = job.settings
+        self._end = job.num_images
+        self._log, self._snapshot = settings.log_kimg, settings.snapshot_kimg
+        self._checkpoint = settings.checkpoint_kimg or settings.snapshot_kimg
+
+    def any_due(self, before: int, after: int) -> bool:
+        saving = self.snapshot_due(before, after) or self.checkpoint_due(before, after)
+        return saving or self._due(self._log, before, after)
+
+    def snapshot_due(self, before: int, after: int) -> bool:
+        return self._due(self._snapshot, before, after)
+
+    def checkpoint_due(self, before: int, after: int) -> bool:
+        return self._due(self._checkpoint, before, after)
+
+    def _due(self, kimg: float, before: int, after: int) -> bool:
+        return after >= self._end or math.floor(after / (1000 * kimg)) > math.floor(before / (1000 * kimg))
+
+
+def _run(job: TrainingJob, place: Place) -> AbstractContextManager[Run | None]:
+    """The training's run in the tracker, for the one process that reports to it."""
+    if not place.is_first:
+        return nullcontext()
+    info = job.dataset.info
+    return job.reporter.run(job.key, job.folder, {"kind": "training", "dataset": info.name, **job.tags})
+
+
+def _resume(trainer: Trainer, job: TrainingJob, place: Place) -> None:
+    """Goes on from the newest good checkpoint, if there is one."""
+    state = checkpoint.newest(job.store, job.folder, say) if place.is_first else None
+    trainer.restore(state)
+    if state is None:
+        return
+    say(f"{job.folder}: goes on at {state.position:,} images")
+    if state.world_size != place.world_size:
+        say(
+            f"{job.folder}: was trained by {state.world_size} workers until here and by {place.world_size} from here: "
+            "sums are rounded otherwise, so the weights will differ in their last digits"
+        )
+
+
+def _save_snapshot(trainer: Trainer, job: TrainingJob, place: Place, run: Run) -> None:
+    """Commits the weights, and shows what the first of them sample."""
+    checkpoint.check_finite(job.folder, trainer.checkpoint())
+    weights = trainer.weights()
+    manifest = commit_snapshot(job.store, job.folder, trainer.position, job.model, weights, job.meta)
+    first = job.store.blob(manifest, f"{next(iter(weights))}.safetensors")
+    run.image("samples", sample_picture(job.model, first, place.device), trainer.position)

@@ -1,0 +1,239 @@
+"""One process's part of a training: the network, its optimizer and averages, and a step of all of them."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.data.dataset import Dataset
+from pipeline.diffusion.preconditioning import Denoiser
+from pipeline.errors import CheckpointError, RunFailedError, SettingsError
+from pipeline.training.batches import Batch, Batches, seed_generators
+from pipeline.training.checkpoint import RAW, Checkpoint
+from pipeline.training.ema import Averages
+from pipeline.training.loss import LossMeter, LossSummary, sample_losses
+from pipeline.training.place import Place
+from pipeline.training.settings import ModelSpec, TrainingSettings
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
+_LEAST_SCALE = 1.0  # fp16 gradients that overflow even at this scale will not recover
+
+
+class Trainer:
+    """A training at its present position.
+
+    Args:
+        model: what is trained.
+        settings: how.
+        dataset: on what.
+        place: where this process stands; with several processes all must do the same things in the same order.
+
+    Raises:
+        SettingsError: there are fewer images in a step than workers.
+    """
+
+    def __init__(self, model: ModelSpec, settings: TrainingSettings, dataset: Dataset, place: Place) -> None:
+        if settings.batch_size < place.world_size:
+            problem = f"must be at least the number of workers, {place.world_size} (got {settings.batch_size})"
+            raise SettingsError("training.batch_size", problem)
+        self.position = 0  # images seen
+        self.num_updates = 0  # steps that moved the weights
+        self.num_not_finite = 0  # images whose loss was NaN or infinite, as of the last summary
+        self.grad_norm = math.nan  # of the last step
+        self._settings = settings
+        self._place = place
+        self._batches = Batches(dataset, settings, place.device)
+        self._meter = LossMeter(settings.loss_bins, place)
+        self._network = _build(model, settings, place.device)
+        self._averages = Averages(settings.ema, self._network) if place.is_first else None
+        self._adam = _adam(self._network, settings)
+        self._scaler = torch.amp.GradScaler(place.device.type, enabled=settings.precision == "fp16")
+        self._parallel = _in_parallel(self._network, place)
+        self._denoiser = Denoiser(self._parallel or self._network, model.preconditioning, model.sigma_data)
+        self._settle_buckets()
+
+    # -- a step --------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Learns from the next `batch_size` images.
+
+        Raises:
+            RunFailedError: the loss is not finite, and the settings say to stop.
+        """
+        self._backward()
+        self._update()
+        self._adam.zero_grad(set_to_none=True)
+        self.position += self._settings.batch_size
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step: a linear ramp over the images that will have been seen after it."""
+        adam = self._settings.optimizer
+        ramp_up = 1000 * adam.ramp_up_kimg
+        return adam.lr * min((self.position + self._settings.batch_size) / ramp_up, 1.0) if ramp_up else adam.lr
+
+    def summary(self) -> LossSummary:
+        """The losses since the last summary; all processes must ask."""
+        summary = self._meter.collect()
+        self.num_not_finite += summary.num_not_finite
+        return summary
+
+    def _backward(self) -> None:
+        """Gradients of the mean loss over the step's images, of all workers, in every worker."""
+        batch_size, place = self._settings.batch_size, self._place
+        spans = self._batches.spans(*place.share_of(self.position, self.position + batch_size))
+        for span in spans:
+            with self._unshared() if span != spans[-1] else nullcontext():
+                batch = self._batches.make(*span)
+                losses = self._losses(batch)
+                self._meter.add(batch.u, losses)
+                # DDP takes the mean over workers; what is wanted is the sum of all losses by the size of the batch.
+                torch.autograd.backward(self._scaler.scale(losses.sum() * (place.world_size / batch_size)))
+
+    def _losses(self, batch: Batch) -> Tensor:
+        seed_generators(self._settings.seed, batch.position)
+        dtype = _AUTOCAST.get(self._settings.precision)
+        with torch.autocast(self._place.device.type, dtype, enabled=dtype is not None):
+            return sample_losses(self._denoiser, self._settings.weighting, batch)
+
+    def _update(self) -> None:
+        """Moves the weights, unless a gradient is not finite. Gradients are shared, so all workers decide alike."""
+        self._scaler.unscale_(self._adam)
+        gradients = [parameter.grad for parameter in self._network.parameters() if parameter.grad is not None]
+        self.grad_norm = float(torch.nn.utils.get_total_norm(gradients, foreach=True))
+        if math.isfinite(self.grad_norm):
+            for group in self._adam.param_groups:
+                group["lr"] = self.lr
+            self._scaler.step(self._adam)
+            self.num_updates += 1
+            if self._averages is not None:
+                self._averages.update(self._settings.batch_size, self.position)
+        elif self._settings.on_nan == "stop" and not self._only_overflowed():
+            self._stop()
+        self._scaler.update()
+
+    def _only_overflowed(self) -> bool:
+        """Whether fp16 gradients overflowed at finite losses, which the next, lower scale mends."""
+        may_recover = self._scaler.is_enabled() and self._scaler.get_scale() > _LEAST_SCALE
+        return may_recover and not self._meter.any_not_finite()
+
+    def _stop(self) -> None:
+        first, last = self.position, self.position + self._settings.batch_size
+        mend = "lower optimizer.lr, lengthen optimizer.ramp_up_kimg, take another precision, or set on_nan: skip"
+        raise RunFailedError(
+            f"step {first // self._settings.batch_size}",
+            f"the loss or its gradient is not finite (images {first:,} to {last:,}, precision "
+            f"{self._settings.precision}, lr {self.lr:.3g}); what was saved is good: {mend}",
+        )
+
+    # -- data-parallel -------------------------------------------------------------------------------------------
+
+    def _settle_buckets(self) -> None:
+        """Makes one backward pass whose gradients are thrown away.
+
+        DDP orders its gradient buckets anew after its first backward pass, and in another order sums are rounded
+        otherwise. A training that resumes must not make its first step in another order than one that went on, so the
+        order is settled before the first step of either.
+        """
+        if self._parallel is not None:
+            start, _ = self._place.share_of(0, self._settings.batch_size)
+            torch.autograd.backward(self._losses(self._batches.make(start, start + 1)).sum())
+            self._adam.zero_grad(set_to_none=True)
+
+    def _unshared(self) -> AbstractContextManager[None]:
+        """Within it gradients are accumulated without asking the other workers."""
+        return nullcontext() if self._parallel is None else self._parallel.no_sync()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """State dictionaries of the network by name: the averages, then `raw`. Of the first process only."""
+        averages = self._averages.state_dicts() if self._averages is not None else {}
+        return {**averages, RAW: self._network.state_dict()}
+
+    def checkpoint(self) -> Checkpoint:
+        """All that is needed to go on. Of the first process only."""
+        moments = {
+            moment: {name: self._adam.state[parameter][moment] for name, parameter in self._network.named_parameters()}
+            for moment in _MOMENTS
+        }
+        counters = {
+            "num_updates": self.num_updates,
+            "num_not_finite": self.num_not_finite,
+            "scaler": self._scaler.state_dict(),
+        }
+        return Checkpoint(self.position, {**self.weights(), **moments}, counters, self._place.world_size)
+
+    def restore(self, checkpoint: Checkpoint | None) -> None:
+        """Goes on from a checkpoint. Only the first process need have it, but all must call.
+
+        Raises:
+            CheckpointError: its tensors do not fit the model.
+        """
+        if checkpoint is not None:
+            self._load(checkpoint)
+        moments = [self._adam.state[p][moment] for p in self._network.parameters() for moment in _MOMENTS]
+        self._place.spread([*self._network.state_dict().values(), *moments])
+        self._spread_counters()
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        try:
+            self._network.load_state_dict(checkpoint.tensors[RAW])
+            for name, parameter in self._network.named_parameters():
+                for moment in _MOMENTS:
+                    self._adam.state[parameter][moment].copy_(checkpoint.tensors[moment][name])
+            if self._averages is not None:
+                self._averages.load(checkpoint.tensors)
+            self.position = checkpoint.position
+            self.num_updates = checkpoint.counters["num_updates"]
+            self.num_not_finite = checkpoint.counters["num_not_finite"]
+            if self._scaler.is_enabled():
+                self._scaler.load_state_dict(checkpoint.counters["scaler"])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError("checkpoint", f"does not fit the model ({str(error).splitlines()[0]})") from error
+
+    def _spread_counters(self) -> None:
+        scaler = self._scaler.state_dict()
+        numbers = [self.position, self.num_updates, self.num_not_finite, scaler.get("scale", 1.0)]
+        shared = torch.tensor(
+            [*numbers, scaler.get("_growth_tracker", 0)], dtype=torch.float64, device=self._place.device
+        )
+        self._place.spread([shared])
+        position, num_updates, num_not_finite, scale, tracker = shared.tolist()
+        self.position, self.num_updates, self.num_not_finite = int(position), int(num_updates), int(num_not_finite)
+        if scaler:
+            self._scaler.load_state_dict({**scaler, "scale": scale, "_growth_tracker": int(tracker)})
+        for state in self._adam.state.values():
+            state["step"].fill_(self.num_updates)
+
+
+def _build(model: ModelSpec, settings: TrainingSettings, device: torch.device) -> nn.Module:
+    """The network with its first weights, a function of the seed."""
+    torch.manual_seed(settings.seed)
+    network = model.network.build(model.resolution, model.channels, model.num_classes).to(device).train()
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.compile:
+        network.compile()  # in place, so that parameters keep their names
+    return network
+
+
+def _adam(network: nn.Module, settings: TrainingSettings) -> torch.optim.Adam:
+    """Adam with its moments in place from the start, so that they can be saved and restored at any moment."""
+    choice = settings.optimizer
+    adam = torch.optim.Adam(network.parameters(), choice.lr, choice.betas, choice.eps, fused=True)
+    for parameter in network.parameters():
+        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        adam.state[parameter] = {"step": step, **{moment: torch.zeros_like(parameter) for moment in _MOMENTS}}
+    return adam
+
+
+def _in_parallel(network: nn.Module, place: Place) -> DistributedDataParallel | None:
+    """The network with gradients averaged over the workers, or None for one that trains alone."""
+    if place.is_alone:
+        return None
+    devices = [place.device] if place.device.type == "cuda" else None
+    return DistributedDataParallel(network, devices, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -1,0 +1,36 @@
+"""Grids of settings."""
+
+from pipeline.config.sweep import expand_grid
+
+
+def test_a_grid_is_the_product_in_the_order_written() -> None:
+    points = expand_grid(
+        {}, {"sampler.timesteps.num_steps": [6, 12], "sampler.solver": [{"kind": "euler"}, {"kind": "heun"}]}
+    )
+    assert [name for name, _ in points] == [
+        "num_steps=6, euler", "num_steps=6, heun", "num_steps=12, euler", "num_steps=12, heun",
+    ]  # fmt: skip
+    assert points[3][1] == {"sampler": {"timesteps": {"num_steps": 12}, "solver": {"kind": "heun"}}}
+
+
+def test_a_union_member_is_replaced_whole_and_the_rest_is_kept() -> None:
+    base = {"sampler": {"solver": {"kind": "alpha", "alpha": 0.7}, "schedule": {"kind": "vp"}}}
+    [(_, content)] = expand_grid(base, {"sampler.solver": [{"kind": "heun"}]})
+    assert content == {"sampler": {"solver": {"kind": "heun"}, "schedule": {"kind": "vp"}}}
+    assert base["sampler"]["solver"] == {"kind": "alpha", "alpha": 0.7}
+
+
+def test_several_grids_follow_each_other_and_equal_points_are_one() -> None:
+    points = expand_grid({"a": 0}, [{"a": [1, 2]}, {"a": [2, 3]}])
+    assert [content["a"] for _, content in points] == [1, 2, 3]
+
+
+def test_no_sweep_is_one_point() -> None:
+    assert expand_grid({"a": 0}, {}) == expand_grid({"a": 0}, []) == [("", {"a": 0})]
+
+
+def test_points_share_nothing_that_could_change() -> None:
+    shared = {"kind": "x", "values": [1]}
+    (_, one), (_, two) = expand_grid({}, {"n": [1, 2], "part": [shared]})
+    one["part"]["values"].append(2)
+    assert two["part"]["values"] == shared["values"] == [1]
