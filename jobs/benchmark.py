@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from jobs import cli
-from jobs.context import cost, engine_actors, engine_points, engine_seeds, namespace, open_reporter, open_store
+from jobs.context import cost, engine_actors, engine_points, engine_seeds, namespace, open_store, tracked
 from pipeline.config.settings import BenchmarkJob, BenchmarkSettings, Job
 from pipeline.data.store import Store
 from pipeline.digests import digest
@@ -17,13 +17,15 @@ from pipeline.reporting import Reporter
 from pipeline.tracking.figures import Point as Mark
 from pipeline.tracking.figures import pixels, quality_against_cost
 from pipeline.tracking.links import ui_command
+from pipeline.tracking.mlflow_reporter import MlflowReporter
 
 
 def main(settings: BenchmarkJob) -> None:
-    store, reporter = open_store(settings), open_reporter(settings)
-    with session():
-        result = run_benchmark(store, settings, reporter)
-    tell(result, settings, settings.out, reporter)
+    store = open_store(settings)
+    with tracked(settings) as reporter:
+        with session():
+            result = run_benchmark(store, settings, reporter)
+        tell(result, settings, settings.out, reporter)
 
 
 def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter) -> BenchmarkResult:
@@ -36,7 +38,7 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
     )  # fmt: skip
 
 
-def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: Reporter) -> None:
+def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowReporter) -> None:
     """Table, figure and picture: printed, logged as a run of the benchmark's own, and written to a folder."""
     title = next(iter(result.titles.values()))
     marks = [Mark(row.solver, row.nfe, row.distance, str(row.num_steps)) for row in result.rows]
@@ -61,8 +63,9 @@ def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: Reporter)
     print(f"{result.generated:,} images were generated; all others were in the store.")
     if out:
         print(f"Table, figure and picture: {out}")
-    uri = getattr(reporter, "tracking_uri", "")
-    print(f"Compare the runs: {ui_command(uri)}\n  then open {result.link}" if uri else "")
+    reporter.flush()
+    command = ui_command(reporter.tracking_uri)
+    print(f"Compare the runs in MLflow{f', started by{chr(10)}  {command}' if command else ''}\n  {result.link}")
 
 
 def dry_run(settings: BenchmarkJob) -> list[str]:

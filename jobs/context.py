@@ -1,6 +1,8 @@
 """What every job begins with: its store, its tracker, and its settings in the terms of the engine."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipeline.config.settings import GenerateSettings, Job, PointSettings, SeedSettings
 from pipeline.data.store import Store
@@ -24,6 +26,16 @@ def open_store(job: Job) -> Store:
 def open_reporter(job: Job) -> MlflowReporter:
     uri = job.tracking_uri or default_tracking_uri(job.store)
     return MlflowReporter(uri, job.experiment, default_spool(job.store))
+
+
+@contextmanager
+def tracked(job: Job) -> Iterator[MlflowReporter]:
+    """The job's tracker; at the end what was told is sent, as far as the server can be reached."""
+    reporter = open_reporter(job)
+    try:
+        yield reporter
+    finally:
+        reporter.flush()
 
 
 def engine_points(settings: GenerateSettings) -> list[Point]:

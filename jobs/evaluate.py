@@ -11,12 +11,14 @@ from pipeline.engine.evaluation import evaluate
 from pipeline.engine.generation import Point, generate
 from pipeline.engine.measures import Measure, build_measures, trained_on
 from pipeline.engine.session import session
-from pipeline.engine.snapshots import best_snapshot
+from pipeline.engine.snapshots import best_snapshot, check_disjoint
 
 
 def main(settings: EvaluateJob) -> None:
     store, points = open_store(settings), engine_points(settings)
     seeds, actors = engine_seeds(settings.seeds), engine_actors(settings)
+    if settings.select is not None:
+        check_disjoint(engine_seeds(settings.select), seeds)
     with session():
         measures = build_measures(store, settings.metrics, trained_on(store, points), settings.execution, actors)
         if settings.select is not None:

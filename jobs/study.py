@@ -4,7 +4,7 @@ import sys
 
 from jobs import cli
 from jobs.benchmark import run_benchmark, tell
-from jobs.context import open_reporter, open_store
+from jobs.context import open_store, tracked
 from jobs.prepare import prepare_dataset
 from jobs.train import run_training
 from pipeline.config.settings import BenchmarkSettings, StudyJob
@@ -12,14 +12,15 @@ from pipeline.engine.session import session
 
 
 def main(settings: StudyJob) -> None:
-    store, reporter = open_store(settings), open_reporter(settings)
+    store = open_store(settings)
     for dataset in settings.prepare:
         prepare_dataset(store, dataset)
-    with session():
-        trained = run_training(store, settings.train, reporter)
-        print(f"trained {trained.training}: {trained.num_images:,} images seen")
-        result = run_benchmark(store, of_training(settings, trained.training), reporter)
-    tell(result, settings, settings.out, reporter)
+    with tracked(settings) as reporter:
+        with session():
+            trained = run_training(store, settings.train, reporter)
+            print(f"trained {trained.training}: {trained.num_images:,} images seen")
+            result = run_benchmark(store, of_training(settings, trained.training), reporter)
+        tell(result, settings, settings.out, reporter)
 
 
 def of_training(settings: StudyJob, training: str) -> BenchmarkSettings:

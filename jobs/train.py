@@ -3,7 +3,7 @@
 import sys
 
 from jobs import cli
-from jobs.context import open_reporter, open_store
+from jobs.context import open_reporter, open_store, tracked
 from pipeline.config.settings import TrainJob, TrainSettings
 from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
@@ -14,30 +14,28 @@ from pipeline.training.job import TrainingJob, TrainingResult
 
 
 def main(settings: TrainJob) -> None:
-    store, reporter = open_store(settings), open_reporter(settings)
-    result = run_training(store, settings, reporter)
+    store = open_store(settings)
+    with tracked(settings) as reporter:
+        result = run_training(store, settings, reporter)
     print(f"trained {result.training}: {result.num_images:,} images seen, {len(result.snapshots)} snapshots")
 
 
 def run_training(store: Store, settings: TrainSettings, reporter: Reporter) -> TrainingResult:
     """Trains until the settings' duration; returns at once where that was reached before."""
-    return train(training_job(store, settings, reporter), settings.workers)
-
-
-def training_job(store: Store, settings: TrainSettings, reporter: Reporter) -> TrainingJob:
-    dataset = Dataset.open(store, settings.dataset)
-    model = resolve_model(settings.model, dataset.info)
-    return TrainingJob(settings.name, store, dataset, model, settings.training, reporter)
+    return train(store, settings.dataset, settings.model, settings.training, settings.workers, reporter, settings.name)
 
 
 def dry_run(settings: TrainJob) -> list[str]:
-    job = training_job(Store(settings.store), settings, open_reporter(settings))
-    network = job.model.network.build(job.model.resolution, job.model.channels, job.model.num_classes)
+    store = Store(settings.store)
+    dataset = Dataset.open(store, settings.dataset)
+    model = resolve_model(settings.model, dataset.info)
+    job = TrainingJob(settings.name, store, dataset, model, settings.training, open_reporter(settings))
+    network = model.network.build(model.resolution, model.channels, model.num_classes)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     steps = job.num_images // settings.training.batch_size
     return [
         f"{parameters:,} parameters; {job.num_images:,} images in {steps:,} steps",
-        f"sigma_data {job.model.sigma_data:.4f}",
+        f"sigma_data {model.sigma_data:.4f}",
         f"checkpoints/{job.folder}",
     ]
 

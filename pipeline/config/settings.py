@@ -18,7 +18,7 @@ from pipeline.diffusion.timesteps import EDMSteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import ExtractorSettings
 from pipeline.training.settings import Frozen, ModelSettings, TrainingSettings, Workers
-from pipeline.training.snapshot import LATEST, CheckpointRef
+from pipeline.training.snapshot import CheckpointRef
 
 
 class Job(Frozen):
@@ -92,7 +92,7 @@ class CheckpointSettings(Frozen):
     """Names the weights to sample from; see `CheckpointRef`."""
 
     training: str
-    at: int | Literal["latest"] = LATEST
+    at: int | Literal["latest"] = "latest"
     ema: str | None = None
 
     def ref(self) -> CheckpointRef:

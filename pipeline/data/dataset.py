@@ -122,7 +122,7 @@ def commit_dataset(
         StoreError: the store cannot be written.
     """
     check_name(name)
-    with tempfile.TemporaryDirectory(prefix="sigmasweep-") as folder:
+    with _workplace() as folder:
         raw = Path(folder) / "pixels"
         with Spool(raw) as spool:
             for item in source_items:
@@ -137,6 +137,11 @@ def commit_dataset(
         with _map(arrow) as mapped, memoryview(mapped) as view:
             store.commit(f"datasets/{name}", {_BLOB: view}, asdict(info))
     return info
+
+
+def _workplace() -> tempfile.TemporaryDirectory[str]:
+    with disk_errors(Path(tempfile.gettempdir()) / _BLOB):
+        return tempfile.TemporaryDirectory(prefix="sigmasweep-")
 
 
 def _is_whole(store: Store, present: Manifest, info: DatasetInfo, say: Callable[[str], None]) -> bool:

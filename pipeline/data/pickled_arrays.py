@@ -39,7 +39,7 @@ class PickledType:
 
 
 class PickledArray(np.ndarray):
-    """An array that `loads` returns: empty when it is made, filled by its checked state."""
+    """An array that `loads` returns, in native byte order: empty when it is made, filled by its checked state."""
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
@@ -79,11 +79,17 @@ def _encode(text: Any, encoding: Any) -> bytes:
         raise RefusedPickleError("bytes written as text hold a character above 255") from error
 
 
+def _no_bytes() -> bytes:
+    """Python 3 writes empty bytes so, in the protocols of Python 2."""
+    return b""
+
+
 def _ndarray(*_arguments: Any) -> Any:
     raise RefusedPickleError("a call of numpy.ndarray, whose strides could point anywhere")
 
 
 ARRAYS: Globals = {
+    ("__builtin__", "bytes"): _no_bytes,
     ("_codecs", "encode"): _encode,
     ("numpy", "ndarray"): _ndarray,
     ("numpy", "dtype"): PickledType,

@@ -38,7 +38,8 @@ class Spool:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._file.close()
+        with disk_errors(self._path):
+            self._file.close()
 
     def add(self, item: Item) -> None:
         """Raises:

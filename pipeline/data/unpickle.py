@@ -10,7 +10,7 @@ To read more kinds of pickles, pass a larger mapping:
 """
 
 import pickletools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -74,20 +74,15 @@ def loads(data: bytes, known: Globals, max_bytes: int = MAX_BYTES) -> Any:
         raise RefusedPickleError(f"is a pickle of {len(data)} bytes, more than {max_bytes}")
     machine = _Machine(known, max_bytes)
     try:
-        for number, (operation, argument, _) in enumerate(_operations(data)):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if number >= MAX_OPERATIONS:
                 raise RefusedPickleError(f"holds more than {MAX_OPERATIONS} operations")
-            machine.do(operation, argument)
+            machine.do(opcode.name, argument)
         return machine.result()
     except RefusedPickleError:
         raise
     except (IndexError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise RefusedPickleError(f"the pickle is damaged ({type(error).__name__}: {str(error)[:200]})") from error
-
-
-def _operations(data: bytes) -> Iterator[tuple[str, Any, int | None]]:
-    for opcode, argument, position in pickletools.genops(data):
-        yield opcode.name, argument, position
 
 
 class _Machine:

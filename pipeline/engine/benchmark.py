@@ -1,25 +1,27 @@
 """A benchmark: many settings, one measure of each, and what each costs. Every setting is one run of the tracker."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config.settings import TimingSettings
 from pipeline.data.pictures import comparison_picture, image_grid
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.evaluation import Evaluation, evaluate
 from pipeline.engine.generation import PointResult, Seeds, generate
-from pipeline.engine.work import Actors, Point
 from pipeline.engine.measures import Measure
 from pipeline.engine.pareto import pareto_front
 from pipeline.engine.table import Row, benchmark_table, by_cost, rows_csv, rows_json
 from pipeline.engine.timing import Timing, time_points
+from pipeline.engine.work import Actors, Point
 from pipeline.errors import SettingsError
 from pipeline.reporting import Reporter, Run
+from pipeline.training.snapshot import find_snapshot
 
 GRID_COLUMNS = 8  # of the picture of one setting
 FID = "FID"  # what the distance of the published protocol is called
@@ -85,10 +87,12 @@ def benchmark(
     teller = _Teller(store, name, seeds, measures, execution, reporter, min(picture_seeds, seeds.count))
     plans = [measure.plan for measure in measures]
     results = generate(store, points, seeds, execution, actors, plans, namespace, progress, teller.tell)
-    timings = _timings(store, points, execution, actors, timing, progress)
+    timings: list[Timing] | list[None] = [None] * len(points)
+    if timing is not None:
+        timings = time_points(store, points, execution, actors, timing.images, timing.repeats, progress=progress)
     rows = teller.rows(results, timings)
-    for row, result in zip(rows, results, strict=True):
-        teller.tell_cost(row, result, timings.get(row.name))
+    for row, result, measured in zip(rows, results, timings, strict=True):
+        teller.tell_cost(row, result, measured)
     return BenchmarkResult(
         name=name,
         rows=tuple(by_cost(rows)),
@@ -136,14 +140,11 @@ class _Teller:
                 run.metrics(metrics, step=round(result.nfe))
                 run.tags({"timed_on": f"{timing.device}, batch {timing.batch_size}, {timing.threads} threads"})
 
-    def rows(self, results: Sequence[PointResult], timings: Mapping[str, Timing]) -> list[Row]:
+    def rows(self, results: Sequence[PointResult], timings: Sequence[Timing | None]) -> list[Row]:
         """In the order of the results."""
         nfe = [result.nfe for result in results]
         front = pareto_front(nfe, [self.evaluations[result.point.name][0].distance for result in results])
-        return [
-            self._row(result, timings.get(result.point.name), on_front)
-            for result, on_front in zip(results, front, strict=True)
-        ]
+        return [self._row(*columns) for columns in zip(results, timings, front, strict=True)]
 
     def comparison(self, rows: Sequence[Row]) -> NDArray[np.uint8]:
         return comparison_picture([(f"{row.name} (NFE {row.nfe:g})", self.images[row.name]) for row in by_cost(rows)])

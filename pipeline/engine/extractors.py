@@ -84,18 +84,17 @@ def cpu_threads(count: int) -> Iterator[None]:
 def _train(data: Dataset, settings: Classifier, progress: bool) -> Kept:
     everything = np.arange(len(data), dtype=np.int64)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    images, labels = data.images(everything), data.labels(everything)
     with (
         cpu_threads(CLASSIFIER_THREADS),
         tqdm(total=settings.epochs, desc=f"classifier of {data.info.name}", unit="epoch", disable=not progress) as bar,
     ):
-        trained = train_classifier(
-            settings,
-            data.images(everything),
-            data.labels(everything),
-            data.info.num_classes,
-            lambda _, loss: (bar.set_postfix(loss=f"{loss:.4f}"), bar.update())[0],
-            device,
-        )
+
+        def after_epoch(_: int, loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.4f}")
+            bar.update()
+
+        trained = train_classifier(settings, images, labels, data.info.num_classes, after_epoch, device)
         bar.set_postfix(accuracy=f"{trained.accuracy:.2%} of {trained.num_validation}")
     meta = {
         "classifier": settings,

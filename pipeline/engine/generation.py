@@ -18,7 +18,7 @@ from pipeline.engine.driver import drive
 from pipeline.engine.fleet import Fleet, local_fleet, num_actors, ray_fleet
 from pipeline.engine.placement import Placement, place
 from pipeline.engine.policy import Limits, Policy
-from pipeline.engine.run import OnPoint, PointResult, Run
+from pipeline.engine.run import OnPoint, PointResult, Run, say
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, Done, ExtractorPlan, Point, Seeds, Setting, Task, WorkerSettings, key_of
 from pipeline.errors import CheckpointError, SettingsError
@@ -127,5 +127,5 @@ def _fleet(
         return
     with session() as resources:
         count = min(num_actors(actors, work.execution.threads, work.device, resources), num_tasks)
-        with ray_fleet(work, extractors, actors, count, tqdm.write) as fleet:
+        with ray_fleet(work, extractors, actors, count, say) as fleet:
             yield fleet

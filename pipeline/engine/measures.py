@@ -47,7 +47,7 @@ def build_measures(
     """
     reference = Dataset.open(store, metrics.dataset or dataset)
     learnt = metrics.classifier_dataset or metrics.dataset or dataset
-    found = []
+    found: list[Measure] = []
     for settings, name in zip(metrics.extractors, _names(metrics.extractors), strict=True):
         note = ""
         if isinstance(settings, Classifier):

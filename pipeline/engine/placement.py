@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.data.samples import Execution
-from pipeline.engine.devices import Device, family, local_device
+from pipeline.engine.devices import Device, device_name, family, local_device
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors
 from pipeline.errors import SettingsError
@@ -16,10 +16,11 @@ from pipeline.errors import SettingsError
 
 @dataclass(frozen=True)
 class Placement:
-    """The device of all workers of a run, and its family."""
+    """The device of all workers of a run, its family, and what it is called here."""
 
     device: Device
     family: Mapping[str, str]
+    name: str
 
 
 def place(execution: Execution, actors: Actors) -> Placement:
@@ -40,8 +41,12 @@ def place(execution: Execution, actors: Actors) -> Placement:
     if not there:
         raise SettingsError("execution.device", "asks for GPUs, and there are none")
     if device == "cpu" or torch.cuda.is_available():
-        return Placement(device, family(device, execution.precision))
-    return Placement(device, _family_of_a_gpu(execution.precision))
+        return _placement(device, execution.precision)
+    with session():
+        import ray
+
+        found: Placement = ray.get(ray.remote(num_gpus=1)(_placement).remote(device, execution.precision))
+        return found  # of any GPU of the cluster, asked from a process that has none
 
 
 def _on_a_cluster() -> bool:
@@ -49,10 +54,5 @@ def _on_a_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and bool(ray.is_initialized()))
 
 
-def _family_of_a_gpu(precision: str) -> Mapping[str, str]:
-    """Of any GPU of the cluster, asked from a process that has none."""
-    with session():
-        import ray
-
-        found: Mapping[str, str] = ray.get(ray.remote(num_gpus=1)(family).remote("cuda", precision))
-        return found
+def _placement(device: Device, precision: str) -> Placement:
+    return Placement(device, family(device, precision), device_name(device))

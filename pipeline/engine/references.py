@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.digests import DIGEST_LENGTH, sha256
 from pipeline.engine.cache import Kept, kept
-from pipeline.engine.devices import fixed_arithmetic, local_device
-from pipeline.engine.session import Resources, session
+from pipeline.engine.devices import Device, fixed_arithmetic
+from pipeline.engine.fleet import num_actors
+from pipeline.engine.placement import place
+from pipeline.engine.session import session
 from pipeline.engine.work import Actors, ExtractorPlan
 from pipeline.errors import DataError
 from pipeline.metrics.moments import Gaussian, Moments
@@ -22,7 +25,7 @@ from pipeline.metrics.reference_file import read_npz, write_npz
 
 CHUNK = 1024  # images whose moments are taken at once; they are added in the order of the data set
 BATCH = 256  # images that the extractor sees at once
-WORTH_ACTORS = 4  # chunks for each actor, below which starting actors takes longer than it saves
+WORTH_ACTORS = 8  # chunks, below which starting actors takes longer than it saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,38 +130,34 @@ def _parts(
     dataset: Dataset, plan: ExtractorPlan, execution: Execution, actors: Actors, chunks: Sequence[range]
 ) -> Iterator[Moments]:
     """The moments of every chunk, in order."""
-    if actors.num_actors == 0 or len(chunks) < 2 * WORTH_ACTORS:
-        worker = MomentsWorker(dataset, plan, local_device(execution.device), execution.threads)
-        yield from map(worker.moments, chunks)
+    device = place(execution, actors).device
+    if actors.num_actors == 0 or len(chunks) < WORTH_ACTORS:
+        yield from map(MomentsWorker(dataset, plan, device, execution.threads).moments, chunks)
         return
     with session() as resources:
-        yield from _from_actors(dataset, plan, execution, actors, chunks, resources)
+        count = num_actors(actors, execution.threads, device, resources)
+        actor = _actor(actors, execution.threads, device)
+        started = [actor.remote(dataset, plan, device, execution.threads) for _ in range(min(count, len(chunks)))]
+        yield from _from_actors(started, chunks)
 
 
-def _from_actors(
-    dataset: Dataset,
-    plan: ExtractorPlan,
-    execution: Execution,
-    actors: Actors,
-    chunks: Sequence[range],
-    resources: Resources,
-) -> Iterator[Moments]:
+def _actor(actors: Actors, threads: int, device: Device) -> Any:
+    import ray
+
+    return ray.remote(MomentsWorker).options(
+        num_cpus=threads,
+        num_gpus=int(device == "cuda"),
+        max_restarts=actors.max_restarts,
+        max_task_retries=actors.max_restarts,
+    )
+
+
+def _from_actors(started: Sequence[Any], chunks: Sequence[range]) -> Iterator[Moments]:
     import ray
     from ray.util import ActorPool
 
-    device = "cuda" if resources.gpus and execution.device != "cpu" else "cpu"
-    there = resources.gpus if device == "cuda" else max(resources.cpus // execution.threads, 1)
-    count = min(actors.num_actors or there, len(chunks) // WORTH_ACTORS)
-    remote = ray.remote(MomentsWorker).options(
-        num_cpus=execution.threads,
-        num_gpus=int(device == "cuda"),
-        max_restarts=actors.max_restarts,
-        max_task_retries=actors.max_restarts,  # whether a task raised or lost its actor
-    )
-    kept_once = ray.put(plan)
-    workers = [remote.remote(dataset, kept_once, device, execution.threads) for _ in range(count)]
     try:
-        yield from ActorPool(workers).map(lambda worker, chunk: worker.moments.remote(chunk), chunks)
+        yield from ActorPool(started).map(lambda actor, chunk: actor.moments.remote(chunk), chunks)
     finally:
-        for worker in workers:
-            ray.kill(worker)
+        for actor in started:
+            ray.kill(actor)

@@ -1,5 +1,6 @@
 """One run of generation: how far each point is, and what becomes of it."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,11 @@ class PointResult:
     reused: int
 
 
+def say(line: str) -> None:
+    """One line for people, above the bar."""
+    tqdm.write(line, file=sys.stderr)
+
+
 OnPoint = Callable[[PointResult], None]
 
 
@@ -63,7 +69,7 @@ class Run:
         """Finds what is there; points that are complete are told of at once."""
         for _, setting in self._points:
             if setting.digest not in self._progress:
-                found = take_stock(store, setting, (self._seeds.first, self._seeds.count), extractors, tqdm.write)
+                found = take_stock(store, setting, (self._seeds.first, self._seeds.count), extractors, say)
                 self._progress[setting.digest] = found
                 self._generated[setting.digest] = 0
                 self._tell(setting.digest)
@@ -76,7 +82,7 @@ class Run:
     def done(self, task: Task, done: Done) -> None:
         """A task is finished; its point may be complete with it."""
         if done.damaged:
-            tqdm.write(f"{done.damaged}; it was set aside and computed again")
+            say(f"{done.damaged}; it was set aside and computed again")
         digest = task.setting.digest
         progress = self._progress[digest]
         progress.count(task.index, done.nfe)
@@ -94,7 +100,7 @@ class Run:
         if isinstance(error, StoreError):
             raise error
         self._errors[task.setting.digest] = error
-        tqdm.write(f"{error}; this setting is given up, the others go on")
+        say(f"{error}; this setting is given up, the others go on")
 
     def results(self) -> list[PointResult]:
         """One a point, in their order.

@@ -52,7 +52,7 @@ def _connect(num_cpus: int | None) -> None:
     import ray
 
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
+        ray.init(logging_level=logging.WARNING, log_to_driver=False)
         return
     ray.init(
         address="local",
@@ -60,4 +60,5 @@ def _connect(num_cpus: int | None) -> None:
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
+        log_to_driver=False,  # what workers have to say reaches the driver by `Mailbox` and by exceptions
     )

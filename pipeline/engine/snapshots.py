@@ -12,7 +12,7 @@ from pipeline.engine.generation import Seeds, generate
 from pipeline.engine.measures import Measure
 from pipeline.engine.work import Actors, Point
 from pipeline.errors import SettingsError
-from pipeline.training.snapshot import CheckpointRef, find_snapshot, find_training, snapshot_moments
+from pipeline.training.snapshot import LATEST, CheckpointRef, find_snapshot, find_training, snapshot_moments
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ def snapshot_refs(store: Store, training: str) -> list[CheckpointRef]:
         CheckpointError: there is no such training, or it has no snapshots yet.
     """
     folder = find_training(store, training)
-    refs = []
-    for at in snapshot_moments(store, folder) or ["latest"]:  # without any, `find_snapshot` says so
+    moments: list[int | str] = [*snapshot_moments(store, folder)]
+    refs: list[CheckpointRef] = []
+    for at in moments or [LATEST]:  # without any, `find_snapshot` says so
         weights = find_snapshot(store, CheckpointRef(folder, at)).manifest.meta["weights"]
         averages = [name for name in weights if name != "raw"]
         refs.extend(CheckpointRef(folder, at, name) for name in averages or weights)

@@ -76,21 +76,20 @@ def time_points(
         raise SettingsError("timing", f"needs at least one image and one repeat (got {images} and {repeats})")
     placement = place(execution, actors)
     settings = find_settings(store, points, execution, placement)
-    timings = []
+    found = [None if anew else _find(store, setting, batch_size, repeats, placement.name) for setting in settings]
+    if all(found):
+        return [timing for timing in found if timing is not None]
+    store.check_writable()
     with _stopwatch(store, execution, actors, placement) as watch:
-        for setting in tqdm(settings, desc="timing", unit="setting", disable=not progress):
-            about = _about(setting, batch_size, repeats, watch.device)
-            found = None if anew else _find(store, about)
-            timings.append(found or _measure(store, setting, watch, batch_size, repeats, about))
-    return timings
+        pairs = tqdm(zip(settings, found, strict=True), "timing", len(settings), unit="setting", disable=not progress)
+        return [timing or _measure(store, setting, watch, batch_size, repeats) for setting, timing in pairs]
 
 
-def _measure(
-    store: Store, setting: Setting, watch: Stopwatch, batch_size: int, repeats: int, about: dict[str, Any]
-) -> Timing:
+def _measure(store: Store, setting: Setting, watch: Stopwatch, batch_size: int, repeats: int) -> Timing:
     seconds = watch.seconds(setting, batch_size, repeats)
     threads = int(setting.key["execution"]["threads"])
     timing = Timing(1000 * median(seconds) / batch_size, tuple(seconds), batch_size, threads, watch.device)
+    about = _about(setting, batch_size, repeats, watch.device)
     store.commit(f"{ROOT}/{digest(about)}", {}, {"about": about, "name": setting.name, "timing": asdict(timing)})
     return timing
 
@@ -105,10 +104,10 @@ def _about(setting: Setting, batch_size: int, repeats: int, device: str) -> dict
     }
 
 
-def _find(store: Store, about: dict[str, Any]) -> Timing | None:
+def _find(store: Store, setting: Setting, batch_size: int, repeats: int, device: str) -> Timing | None:
     """What cannot be read is measured again."""
     try:
-        manifest = store.find(f"{ROOT}/{digest(about)}")
+        manifest = store.find(f"{ROOT}/{digest(_about(setting, batch_size, repeats, device))}")
     except StoreError:
         return None
     if manifest is None:

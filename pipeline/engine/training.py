@@ -7,6 +7,7 @@ Ray's own record of a run is never read (each group is a new run to it).
 
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,20 +17,22 @@ import torch
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
+from pipeline.engine.mailbox import Mailbox, MailConsole
 from pipeline.engine.session import Resources, session
 from pipeline.errors import RunFailedError, SettingsError, SigmasweepError
 from pipeline.reporting import Reporter
 from pipeline.training import loop
+from pipeline.training.console import Console, Terminal
 from pipeline.training.identity import resolve_model
 from pipeline.training.job import TrainingJob, TrainingResult
 from pipeline.training.place import Place
-from pipeline.training.progress import say
 from pipeline.training.settings import ModelSettings, TrainingSettings, Workers
 
 Device = Literal["cpu", "cuda"]
 
-# Ray Train's own: prints of workers reach the driver as they are, and relative paths mean the same in a worker.
-_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+# Relative paths mean the same in a worker; a worker whose node is taken away is a lost one like any other.
+_ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+_DELIVERY_S = 0.3  # between looks into the mailbox
 
 
 def train(
@@ -53,53 +56,87 @@ def train(
     """
     images = Dataset.open(store, dataset)
     job = TrainingJob(name, store, images, resolve_model(model, images.info), settings, reporter, tags or {})
-    if job.is_done():
-        say(loop.already_done(job))
-        return job.result()
-    store.check_writable()
-    images.verify()
-    if workers.num_workers == 0:
-        device = torch.device(_device(workers, Resources(os.cpu_count() or 1, torch.cuda.device_count())))
-        with loop.cpu_threads(workers.threads):
-            loop.train(job, Place(device=device))
-    else:
-        _train_on_ray(job, workers)
+    terminal = Terminal()
+    try:
+        if job.is_done():
+            terminal.say(loop.already_done(job))
+        else:
+            _train(job, workers, terminal)
+    finally:
+        terminal.end()
     return job.result()
 
 
-def _train_on_ray(job: TrainingJob, workers: Workers) -> None:
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+def _train(job: TrainingJob, workers: Workers, console: Console) -> None:
+    job.store.check_writable()
+    job.dataset.verify()
+    if workers.num_workers:
+        _train_on_ray(job, workers, console)
+        return
+    device = _device(workers, Resources(os.cpu_count() or 1, torch.cuda.device_count()))
+    with loop.cpu_threads(workers.threads):
+        loop.train(job, Place(device=torch.device(device)), console)
+
+
+def _train_on_ray(job: TrainingJob, workers: Workers, console: Console) -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     # CPUs of a session of our own are a number for Ray to count with: more workers than cores is the user's choice.
-    num_cpus = max(os.cpu_count() or 1, workers.num_workers * workers.threads)
-    with session(num_cpus) as resources:
+    with session(max(os.cpu_count() or 1, workers.num_workers * workers.threads)) as resources:
         _check_room(workers, resources)
-        device = _device(workers, resources)
+        device, mailbox = _device(workers, resources), Mailbox()
         for failures in range(workers.max_failures + 1):
-            lost = _run_group(job, workers, device)
+            lost = _run_group(job, workers, device, mailbox, console)
             if lost is None:
                 return
             again = failures < workers.max_failures
-            say(f"{job.folder}: {lost}; " + ("the workers start again" if again else "the workers failed too often"))
+            console.say(f"{job.folder}: {lost}; {'the workers start again' if again else 'this was the last try'}")
     mend = "run the same command again to go on from the last checkpoint, or raise workers.max_failures"
     raise RunFailedError(job.folder, f"the workers failed {workers.max_failures + 1} times, at last: {lost}; {mend}")
 
 
-def _run_group(job: TrainingJob, workers: Workers, device: Device) -> str | None:
+def _run_group(
+    job: TrainingJob, workers: Workers, device: Device, mailbox: Mailbox, console: Console
+) -> str | None:  # fmt: skip
     """Runs one group of workers to the end of the training. Returns what went wrong where another group may do better.
 
     Raises:
         SigmasweepError: as a worker raised it; the same would happen again.
     """
-    from ray.exceptions import RayError
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    root, run = f"{job.store.uri}/cache/ray_train", f"{job.folder}-{uuid.uuid4().hex[:12]}"
+    trainer = _trainer(job, workers, device, mailbox.slot, root, run)
+    failures: list[Exception] = []
+    # In a thread: there Ray Train leaves the handler of Ctrl-C alone, and here the workers' lines can be told.
+    thread = threading.Thread(target=_fit, args=(trainer, failures), daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_DELIVERY_S)
+            mailbox.deliver(console)
+    finally:
+        if job.store.is_local:
+            shutil.rmtree(Path(root) / run, ignore_errors=True)
+    return _what_was_lost(failures[0]) if failures else None
+
+
+def _fit(trainer: Any, failures: list[Exception]) -> None:
+    try:
+        trainer.fit()
+    except Exception as error:  # told apart in the main thread
+        failures.append(error)
+
+
+def _trainer(
+    job: TrainingJob, workers: Workers, device: Device, console: MailConsole, root: str, run: str
+) -> Any:  # fmt: skip
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
-    run, root = f"{job.folder}-{uuid.uuid4().hex[:12]}", f"{job.store.uri}/cache/ray_train"
     resources = {"CPU": workers.threads, **({"GPU": 1} if device == "cuda" else {})}
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _work,
-        train_loop_config={"job": job, "threads": workers.threads, "device": device},
+        train_loop_config={"job": job, "threads": workers.threads, "device": device, "console": console},
         torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo", timeout_s=int(workers.timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers, use_gpu=device == "cuda", resources_per_worker=resources
@@ -112,14 +149,6 @@ def _run_group(job: TrainingJob, workers: Workers, device: Device) -> str | None
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )
-    try:
-        trainer.fit()
-    except (TrainingFailedError, RayError) as error:
-        return _what_was_lost(error)
-    finally:
-        if job.store.is_local:
-            shutil.rmtree(Path(root) / run, ignore_errors=True)
-    return None
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -131,7 +160,7 @@ def _work(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(config["threads"])
-    loop.train(config["job"], Place(context.get_world_rank(), context.get_world_size(), device))
+    loop.train(config["job"], Place(context.get_world_rank(), context.get_world_size(), device), config["console"])
 
 
 def _what_was_lost(error: Exception) -> str:

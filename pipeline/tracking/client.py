@@ -39,7 +39,7 @@ def verdict(error: Exception) -> Verdict:
     from mlflow.exceptions import MlflowException
 
     if not isinstance(error, MlflowException):
-        return "unreachable" if isinstance(error, OSError) else "refused"
+        return "refused" if isinstance(error, TypeError | ValueError | LookupError) else "unreachable"
     if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "must be in the 'active' state" in str(error):
         return "gone"
     return "refused" if error.error_code in _REFUSED else "unreachable"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline.tracking import names
 from pipeline.tracking.client import MAX_METRICS, MAX_PARAMS, TrackingClient, value_text, verdict
-from pipeline.tracking.spool import Operation, SpoolReader
+from pipeline.tracking.spool import Operation
+from pipeline.tracking.spool_reader import SpoolReader
 
 IMAGE_FOLDER = "images"
 MAX_ARTIFACT_TRIES = 5  # with a server that answers: then the file is given up, not what comes behind it

@@ -4,8 +4,9 @@
 
 It is a process and not a thread because importing MLflow holds Python's global lock for up to 0.2 s at a time, which
 would stop the training beside it; and because it can so send the last words of a process that was killed. It detaches
-itself, sends what lies in the spool, waits while the server is away, and ends when no process reports any more and
-everything is sent, or the server is still away. It may itself be killed at any time: the next one goes on.
+itself, sends what lies in the spool, waits while the server is away, and ends when everything is sent and no process
+reports any more (or none has an open run for a while), or when the last one has gone and the server is still away. It
+may itself be killed at any time: the next one goes on.
 """
 
 import contextlib
@@ -22,12 +23,14 @@ from pathlib import Path
 from pipeline.tracking.client import TrackingClient, verdict
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.links import redacted
-from pipeline.tracking.spool import SpoolFolder, SpoolReader, lock, now_ms, sweep, write_json
+from pipeline.tracking.spool import SpoolFolder, lock, now_ms, write_json
+from pipeline.tracking.spool_reader import SpoolReader, sweep
 
 POLL_SECONDS = 0.1
 PACE_SECONDS = 1.0  # between two batches of a run that goes on
 MAX_BACKOFF_SECONDS = 3.0
 GRACE_SECONDS = 5.0  # that a server may be away after the last reporting process has ended
+IDLE_SECONDS = 30.0  # without an open run; the next run starts the next sender
 MAX_LOG_BYTES = 2**20
 MAX_SAID = 50
 
@@ -61,7 +64,7 @@ class Sender:
 
     def run(self) -> None:
         """Until there is nothing left to do."""
-        away_since, backoff = 0.0, POLL_SECONDS
+        away_since, backoff, busy = 0.0, POLL_SECONDS, time.monotonic()
         while True:
             owned = self._is_owned()  # before the round: what an owner wrote last is then seen by it
             sent_before = self._sent()
@@ -82,7 +85,9 @@ class Sender:
             else:
                 away_since, backoff = 0.0, POLL_SECONDS
                 self._tell("")
-                if not owned and not self._deliveries:
+                if self._deliveries:
+                    busy = time.monotonic()
+                elif not owned or time.monotonic() - busy > IDLE_SECONDS:
                     return
             time.sleep(backoff)
 

@@ -18,7 +18,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import shutil
 import time
 import uuid
@@ -35,7 +34,6 @@ Operation = dict[str, Any]
 MAX_WAITING = 20_000  # operations kept in memory while the disk takes none
 MAX_WAITING_BYTES = 64 * 2**20  # of their attachments
 RETRY_SECONDS = 1.0
-READ_BYTES = 2**20
 _NEEDED = ("open", "params", "tags", "end")  # small and few: kept whatever the bound says
 
 logger = logging.getLogger("pipeline.tracking")
@@ -247,105 +245,3 @@ class SpoolWriter:
         self.dropped += 1
         if self.dropped == 1:
             logger.warning("%s: the spool cannot be written and memory is full: reports are dropped", self.folder.path)
-
-
-class SpoolReader:
-    """Reads the operations of one run in order and remembers how far they were sent.
-
-    Raises:
-        FileNotFoundError: the spool was discarded meanwhile.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._ownerless = False
-        sent = read_json(self._sent_file)
-        self.run_id: str = str(sent.get("run_id", ""))
-        self.offset: int = int(sent.get("offset", 0))
-        head = self._lines(0, READ_BYTES)
-        self.head: Operation | None = head[0][0] if head else None
-
-    def __repr__(self) -> str:
-        return f"SpoolReader({self.path.name})"
-
-    @property
-    def is_ownerless(self) -> bool:
-        """Whether the process that wrote it is gone, or has let go of it."""
-        if not self._ownerless:
-            self._ownerless = lock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return self._ownerless
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether its last operation is the end of the run."""
-        size = os.fstat(self._file).st_size
-        tail = os.pread(self._file, 200, max(size - 200, 0))
-        return tail.endswith(b"\n") and tail[:-1].rpartition(b"\n")[2].startswith(b'{"op": "end"')
-
-    def read(self) -> list[tuple[Operation, int]]:
-        """The next whole operations that were not sent, each with the offset behind it; empty if there are none."""
-        if self.head is None:
-            head = self._lines(0, READ_BYTES)
-            self.head = head[0][0] if head else None
-        return self._lines(self.offset, READ_BYTES)
-
-    def mark(self, run_id: str, offset: int) -> None:
-        """Everything before the offset is in that run. Not being able to write it down costs a harmless repeat."""
-        self.run_id, self.offset = run_id, offset
-        try:
-            write_json(self._sent_file, {"run_id": run_id, "offset": offset})
-        except OSError as error:
-            logger.warning("%s: cannot be written (%s)", self._sent_file, error.strerror or error)
-
-    def attachment(self, operation: Operation) -> Path:
-        """Where the attachment of an operation lies."""
-        return self.path.parent / str(operation["attachment"])  # an absolute path stays what it is
-
-    def discard(self) -> None:
-        """All is sent: removes the files. Attachments go last: without operations they are litter."""
-        stem = self.path.name.removesuffix(".jsonl")
-        self.path.unlink(missing_ok=True)
-        for path in self.path.parent.glob(f"{stem}.*"):
-            path.unlink(missing_ok=True)
-        self.close()
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    @property
-    def _sent_file(self) -> Path:
-        return self.path.with_suffix(".sent")
-
-    def _lines(self, offset: int, limit: int) -> list[tuple[Operation, int]]:
-        data = os.pread(self._file, limit, offset)
-        while len(data) == limit and b"\n" not in data:  # one operation longer than the limit
-            limit *= 2
-            data = os.pread(self._file, limit, offset)
-        found: list[tuple[Operation, int]] = []
-        for line in data.split(b"\n")[:-1]:  # what is behind the last newline is torn, or still being written
-            offset += len(line) + 1
-            found.append((_operation(line, self.path), offset))
-        return found
-
-
-def _operation(line: bytes, path: Path) -> Operation:
-    """One line; a damaged one is an operation that does nothing."""
-    try:
-        operation = json.loads(line)
-        if isinstance(operation, dict) and re.fullmatch("[a-z]+", str(operation.get("op"))):
-            return operation
-    except ValueError:
-        pass
-    logger.warning("%s: a damaged line is skipped", path)
-    return {"op": "nothing"}
-
-
-def sweep(folder: SpoolFolder) -> None:
-    """Removes attachments and marks that a killed sender or owner left without operations."""
-    found = list(folder.pending.iterdir())  # before the spools: those of an attachment are there before it
-    stems = {path.name.removesuffix(".jsonl") for path in folder.files()}
-    for path in found:
-        stem = path.name.partition(".")[0]
-        if stem and not path.name.endswith(".jsonl") and stem not in stems and not path.name.startswith("."):
-            path.unlink(missing_ok=True)

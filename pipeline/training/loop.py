@@ -10,10 +10,11 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
 from pipeline.reporting import Reporter, Run
 from pipeline.training import checkpoint
+from pipeline.training.console import Console, Terminal
 from pipeline.training.job import TrainingJob, TrainingResult
 from pipeline.training.picture import sample_picture
 from pipeline.training.place import Place
-from pipeline.training.progress import Progress, say
+from pipeline.training.progress import Progress
 from pipeline.training.settings import ModelSpec, TrainingSettings
 from pipeline.training.snapshot import commit_snapshot
 from pipeline.training.trainer import Trainer
@@ -33,15 +34,19 @@ def train_in_process(
         StoreError: the store cannot be written.
     """
     job = TrainingJob(name, store, dataset, model, settings, reporter)
+    terminal = Terminal()
     if job.is_done():
-        say(already_done(job))
+        terminal.say(already_done(job))
         return job.result()
-    with cpu_threads(threads):
-        train(job, Place(device=device or torch.device("cpu")))
+    try:
+        with cpu_threads(threads):
+            train(job, Place(device=device or torch.device("cpu")), terminal)
+    finally:
+        terminal.end()
     return job.result()
 
 
-def train(job: TrainingJob, place: Place) -> None:
+def train(job: TrainingJob, place: Place, console: Console) -> None:
     """Takes this process's part in a training until its end. With several processes all must call it alike.
 
     Raises:
@@ -51,8 +56,8 @@ def train(job: TrainingJob, place: Place) -> None:
     """
     with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []), _run(job, place) as run:
         trainer = Trainer(job.model, job.settings, job.dataset, place)
-        _resume(trainer, job, place)
-        progress = None if run is None else Progress(job, run, trainer.position)
+        _resume(trainer, job, place, console)
+        progress = None if run is None else Progress(job, run, console, trainer.position)
         cadence = _Cadence(job)
         while trainer.position < job.num_images:
             before = trainer.position
@@ -69,8 +74,6 @@ def train(job: TrainingJob, place: Place) -> None:
             if cadence.checkpoint_due(before, trainer.position):
                 checkpoint.save(job.store, job.folder, trainer.checkpoint(), job.meta)
             progress.pause_ended()
-        if progress is not None:
-            progress.end()
 
 
 def already_done(job: TrainingJob) -> str:
@@ -121,15 +124,15 @@ def _run(job: TrainingJob, place: Place) -> AbstractContextManager[Run | None]:
     return job.reporter.run(job.key, job.folder, {"kind": "training", "dataset": info.name, **job.tags})
 
 
-def _resume(trainer: Trainer, job: TrainingJob, place: Place) -> None:
+def _resume(trainer: Trainer, job: TrainingJob, place: Place, console: Console) -> None:
     """Goes on from the newest good checkpoint, if there is one."""
-    state = checkpoint.newest(job.store, job.folder, say) if place.is_first else None
+    state = checkpoint.newest(job.store, job.folder, console.say) if place.is_first else None
     trainer.restore(state)
     if state is None:
         return
-    say(f"{job.folder}: goes on at {state.position:,} images")
+    console.say(f"{job.folder}: goes on at {state.position:,} images")
     if state.world_size != place.world_size:
-        say(
+        console.say(
             f"{job.folder}: was trained by {state.world_size} workers until here and by {place.world_size} from here: "
             "sums are rounded otherwise, so the weights will differ in their last digits"
         )

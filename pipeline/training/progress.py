@@ -1,18 +1,13 @@
 """What a training tells while it goes on: metrics for the tracker, one line for people. Of the first process only."""
 
 import math
-import sys
 import time
 
 from pipeline.reporting import Run
+from pipeline.training.console import Console
 from pipeline.training.job import TrainingJob
 from pipeline.training.loss import LossSummary, bin_names
 from pipeline.training.trainer import Trainer
-
-
-def say(text: str) -> None:
-    """One line to standard output, at once, whatever it is joined to."""
-    print(text, flush=True)
 
 
 class Progress:
@@ -21,15 +16,16 @@ class Progress:
     Args:
         job: the training.
         run: its run in the tracker.
+        console: where its line goes.
         position: images seen before this process began.
     """
 
-    def __init__(self, job: TrainingJob, run: Run, position: int) -> None:
+    def __init__(self, job: TrainingJob, run: Run, console: Console, position: int) -> None:
         self._job = job
         self._run = run
+        self._console = console
         self._start = self._last = (position, time.perf_counter())
         self._bins = bin_names(job.settings.noise, job.settings.loss_bins)
-        self._line = _Line()
         run.params({key: job.meta[key] for key in ("settings", "model", "dataset")})
 
     def tell(self, trainer: Trainer, summary: LossSummary) -> None:
@@ -48,16 +44,12 @@ class Progress:
             },
             step=trainer.position,
         )
-        self._line.show(self._text(now, summary.mean, rate, trainer.num_not_finite))
+        self._console.show(self._text(now, summary.mean, rate, trainer.num_not_finite))
         self._last = now
 
     def pause_ended(self) -> None:
         """Time spent on snapshots and checkpoints counts towards the time left, but not as the speed of training."""
         self._last = (self._last[0], time.perf_counter())
-
-    def end(self) -> None:
-        """Leaves the line as it stands."""
-        self._line.end()
 
     def _text(self, now: tuple[int, float], loss: float, rate: float, num_not_finite: int) -> str:
         total = self._job.num_images
@@ -67,26 +59,6 @@ class Progress:
             f"{self._job.folder}: {now[0]:,} of {total:,} images, loss {loss:.4g}{bad}, {rate:,.0f} images/s, "
             f"{duration(left)} left"
         )
-
-
-class _Line:
-    """A line that is written over on a terminal, and a line each time elsewhere."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
-        self._width = 0
-
-    def show(self, text: str) -> None:
-        if not self._terminal:
-            say(text)
-            return
-        print(f"\r{text:<{self._width}}", end="", flush=True)
-        self._width = len(text)
-
-    def end(self) -> None:
-        if self._width:
-            print(flush=True)
-            self._width = 0
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,9 @@ from pipeline.training.settings import ModelSpec, TrainingSettings
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
-_LEAST_SCALE = 1.0  # fp16 gradients that overflow even at this scale will not recover
+# Of the loss under fp16. Losses are sums over pixels, so the usual 2^16 would waste the first steps; the scale adapts.
+_FIRST_SCALE = 2.0**10
+_LEAST_SCALE = 2.0**-10  # gradients that overflow even here will not recover
 
 
 class Trainer:
@@ -50,7 +52,7 @@ class Trainer:
         self._network = _build(model, settings, place.device)
         self._averages = Averages(settings.ema, self._network) if place.is_first else None
         self._adam = _adam(self._network, settings)
-        self._scaler = torch.amp.GradScaler(place.device.type, enabled=settings.precision == "fp16")
+        self._scaler = torch.amp.GradScaler(place.device.type, _FIRST_SCALE, enabled=settings.precision == "fp16")
         self._parallel = _in_parallel(self._network, place)
         self._denoiser = Denoiser(self._parallel or self._network, model.preconditioning, model.sigma_data)
         self._settle_buckets()
@@ -236,4 +238,4 @@ def _in_parallel(network: nn.Module, place: Place) -> DistributedDataParallel | 
     if place.is_alone:
         return None
     devices = [place.device] if place.device.type == "cuda" else None
-    return DistributedDataParallel(network, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(network, devices, forward_sync_buffers=False, gradient_as_bucket_view=True)

@@ -58,7 +58,7 @@ def plain_algorithm_2(seed: int, sigmas: list[float], churn: Churn, vp: bool, he
 @pytest.mark.parametrize("limit", [math.inf, 80.0], ids=["any", "limited"])
 def test_churn_is_algorithm_2(churn, vp, heun, limit):
     sampler = Sampler(
-        timesteps=EDMSteps(num_steps=10),
+        timesteps=ExplicitSteps(sigmas=(75.0, 60.0, 20.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)),
         solver=Heun() if heun else Euler(),
         schedule=VP() if vp else Linear(),
         scaling=VPScaling() if vp else Unscaled(),

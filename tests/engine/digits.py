@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pipeline.engine.generation import PointResult
 from torch.nn import functional as F
 
 from pipeline.data.dataset import Dataset, commit_dataset
@@ -17,14 +16,17 @@ from pipeline.data.store import Store
 from pipeline.diffusion.labels import Balanced
 from pipeline.diffusion.preconditioning import EDMPreconditioning
 from pipeline.diffusion.sampling import Sampler
+from pipeline.engine import extractors
+from pipeline.engine.generation import PointResult
 from pipeline.engine.work import ExtractorPlan, Point
 from pipeline.metrics.extractors import Classifier
 from pipeline.networks import MLP
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import CheckpointRef, commit_snapshot, find_snapshot
 
-CLASSIFIER = Classifier(epochs=4, width=16, num_features=24)
+CLASSIFIER = Classifier(epochs=4, width=8, num_features=24, batch_size=32)
 CHUNK_SIZE = 100
+extractors.CLASSIFIER_THREADS = 1  # two are many times slower where tests run side by side
 TRAINING = "tiny-01234567"
 
 

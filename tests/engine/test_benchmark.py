@@ -76,7 +76,9 @@ def measures(store: Store, metrics: MetricSettings) -> tuple[Measure, ...]:
 
 @pytest.fixture(scope="module")
 def run(store: Store, measures: tuple[Measure, ...]) -> Run:
-    def run(reporter: MemoryReporter, seeds: Seeds = SEEDS, name: str = "bench", namespace: str = "") -> BenchmarkResult:
+    def run(
+        reporter: MemoryReporter, seeds: Seeds = SEEDS, name: str = "bench", namespace: str = ""
+    ) -> BenchmarkResult:
         return benchmark(
             store, name, POINTS, seeds, measures, EXECUTION, HERE, reporter, TIMING, 10, namespace, progress=False
         )

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pipeline.engine.generation import Seeds
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.features import read_features
@@ -13,6 +12,7 @@ from pipeline.data.store import Store
 from pipeline.diffusion.labels import Fixed, Unlabelled
 from pipeline.engine.evaluation import evaluate, ranked
 from pipeline.engine.extractors import KeptClassifier, classifier_for
+from pipeline.engine.generation import Seeds
 from pipeline.engine.references import Reference, reference_moments
 from pipeline.errors import SettingsError, StoreError
 from pipeline.metrics.moments import Gaussian

@@ -67,6 +67,10 @@ class Server:
     def uri(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         environment = {
             **os.environ,
@@ -81,7 +85,7 @@ class Server:
         self._process = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
         )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not self._is_up():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
@@ -103,8 +107,16 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def stopped_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Its address and database; a test that uses it leaves it started or stopped, as it likes."""
     server = Server(tmp_path_factory.mktemp("server"), empty_database)
-    server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def server(stopped_server: Server) -> Server:
+    """One that runs."""
+    if not stopped_server.is_running:
+        stopped_server.start()
+    return stopped_server

@@ -16,7 +16,8 @@ from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.hub import Hub
 from pipeline.tracking.mlflow_reporter import MlflowRun
 from pipeline.tracking.sender import Sender, SenderSettings
-from pipeline.tracking.spool import SpoolFolder, SpoolReader, SpoolWriter
+from pipeline.tracking.spool import SpoolFolder, SpoolWriter
+from pipeline.tracking.spool_reader import SpoolReader
 
 
 class DirectHub(Hub):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking import spool
-from pipeline.tracking.spool import SpoolFolder, SpoolReader, SpoolWriter, sweep
+from pipeline.tracking import spool, spool_reader
+from pipeline.tracking.spool import SpoolFolder, SpoolWriter
+from pipeline.tracking.spool_reader import SpoolReader, sweep
 
 
 @pytest.fixture
@@ -82,15 +83,16 @@ def test_a_damaged_line_is_skipped_and_named(folder: SpoolFolder, caplog: pytest
     writer.append(metric(2))
     path = folder.files()[0]
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[1].replace(b"{", b"\xff", 1) + lines[2])
+    no_values = b'{"op": "metrics", "ts": 1}\n'
+    path.write_bytes(lines[0] + lines[1].replace(b"{", b"\xff", 1) + b"[]\n" + no_values + lines[2])
     assert values(SpoolReader(path)) == [2]
     assert "damaged line" in caplog.text
 
 
 def test_an_operation_larger_than_a_read_arrives_whole(folder: SpoolFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "READ_BYTES", 128)
+    monkeypatch.setattr(spool_reader, "READ_BYTES", 128)
     writer = opened(SpoolWriter(folder))
-    writer.append({"op": "text", "name": "x" * 5000, "ts": 2})
+    writer.append({"op": "text", "name": "x" * 5000, "ts": 2}, b"text")
     writer.append(metric(3))
     reader = SpoolReader(folder.files()[0])
     seen = []

@@ -177,4 +177,5 @@ def _errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise DataError(path, f"cannot be read as a tar archive or a folder ({str(error)[:200]})") from error
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise DataError(path, f"cannot be read as a tar archive or a folder ({reason})") from error

@@ -1,0 +1,505 @@
+"""Generation: the same bytes whoever does the work, nothing done twice, nothing lost; every fault is a real one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data.features import committed_features, read_features
+from pipeline.data.samples import chunk_key, read_samples
+from pipeline.data.store import Store
+from pipeline.diffusion.labels import Balanced, Fixed, Unlabelled
+from pipeline.diffusion.sampling import Sampler, sample
+from pipeline.diffusion.timesteps import EDMSteps, ExplicitSteps
+from pipeline.engine.actor import ChunkWorker
+from pipeline.engine.devices import family, fixed_arithmetic
+from pipeline.engine.generation import PointResult, generate
+from pipeline.engine.session import Resources
+from pipeline.engine.timing import time_points
+from pipeline.engine.work import Actors, Point, Seeds, Setting, Task, WorkerSettings
+from pipeline.errors import CheckpointError, RunFailedError, SettingsError, StoreError
+from pipeline.training.snapshot import CheckpointRef, build_denoiser, find_snapshot, read_weights
+from tests.engine.tiny import (
+    EXECUTION,
+    MODEL,
+    classifier_plan,
+    contents,
+    put_snapshot,
+    tiny_points,
+    tiny_store,
+)
+
+HERE = Actors(num_actors=0)
+SEEDS = Seeds(0, 64)  # four chunks a point
+
+
+def run(store: Store, actors: Actors = HERE, **changes: Any) -> list[PointResult]:
+    settings: dict[str, Any] = {"points": tiny_points(), "seeds": SEEDS, "execution": EXECUTION, "progress": False}
+    return generate(store, actors=actors, **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What every run of `tiny_points` must come to."""
+    store = tiny_store(tmp_path_factory.mktemp("undisturbed"))
+    run(store)
+    return contents(store)
+
+
+# -- the same bytes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_actors", [1, 2, 4])
+def test_chunks_are_equal_for_any_number_of_actors_and_any_order(
+    tmp_path: Path, ray_session: Resources, undisturbed: dict[str, str], num_actors: int
+) -> None:
+    store = tiny_store(tmp_path)
+    points = tiny_points() if num_actors == 1 else tiny_points()[::-1]
+    results = run(store, Actors(num_actors=num_actors), points=points)
+    assert contents(store) == undisturbed
+    assert [result.point for result in results] == points
+    assert len(undisturbed) == 16
+
+
+def test_a_chunk_is_what_a_plain_loop_makes_of_its_seeds(tmp_path: Path) -> None:
+    """Its images are those of the sampler alone, quantized; up to one level, as batches are other ones here."""
+    store = tiny_store(tmp_path, 1)
+    [result] = run(store, points=tiny_points(1, (4,)))
+    snapshot = find_snapshot(store, CheckpointRef("net0"))
+    denoiser = build_denoiser(snapshot.model, read_weights(store, snapshot), torch.float32, "cpu")
+    seeds = torch.arange(20, 45)
+    plain = sample(
+        denoiser, denoiser.levels, Sampler(timesteps=EDMSteps(num_steps=4)), seeds, MODEL.shape, labels=seeds % 10
+    )
+    expected = np.clip(np.trunc(plain.images.numpy() * 127.5 + 128), 0, 255)
+    found = read_samples(store, result.samples_digest, 20, 25)
+    assert np.abs(found.images.astype(int) - expected).max() <= 1
+    assert np.array_equal(found.labels, (seeds % 10).numpy())
+    assert set(found.nfe) == {7}
+    assert expected.std() > 10  # there is something to compare
+
+
+def test_the_format_of_images_and_the_name_of_a_point_change_nothing(
+    tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    store = tiny_store(tmp_path)
+    points = [replace(point, name=f"another {i}") for i, point in enumerate(tiny_points())]
+    run(store, points=points, image_format="raw")
+    assert contents(store) == undisturbed
+
+
+def test_a_namespace_keeps_samples_apart_and_equal(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    store = tiny_store(tmp_path)
+    run(store)
+    results = run(store, namespace="anew")
+    assert all(result.generated == 64 for result in results)
+    both = contents(store)
+    assert len(both) == 2 * len(undisturbed)
+    assert sorted(both.values()) == sorted(2 * list(undisturbed.values()))
+
+
+# -- nothing twice -----------------------------------------------------------------------------------------------------
+
+
+def test_growing_computes_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    points = tiny_points(1, (3,))
+    [first] = run(store, points=points, seeds=Seeds(0, 32))
+    assert (first.generated, first.reused) == (32, 0)
+    before = set(store.keys("samples"))
+    [second] = run(store, points=points, seeds=Seeds(0, 70))  # five chunks
+    assert (second.generated, second.reused) == (48, 32)
+    added = set(store.keys("samples")) - before
+    assert len([key for key in added if key.endswith(".parquet")]) == 3
+    assert before <= set(store.keys("samples"))
+
+
+def test_a_second_run_computes_nothing_and_starts_nothing(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path)
+    plan = classifier_plan()
+    first = run(store, extractors=[plan])
+    before = store.keys("")
+    second = run(store, Actors(num_actors=2), extractors=[plan], seeds=Seeds(5, 40))  # would need Ray
+    assert store.keys("") == before
+    assert [result.generated for result in second] == [0] * 4
+    assert [result.nfe for result in second] == [result.nfe for result in first] == [5.0, 9.0, 5.0, 9.0]
+
+
+def test_points_that_differ_in_name_only_are_computed_once(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    point = tiny_points(1, (3,))[0]
+    one, other = run(store, points=[point, replace(point, name="again")])
+    assert one.samples_digest == other.samples_digest
+    assert (one.generated, other.generated) == (64, 0)
+
+
+def test_a_point_is_told_of_while_others_are_at_work(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path)
+    told: list[tuple[str, int]] = []
+
+    def on_point(result: PointResult) -> None:
+        told.append((result.point.name, len(contents(store))))
+
+    run(store, on_point=on_point)
+    assert told == [(point.name, 4 * (i + 1)) for i, point in enumerate(tiny_points())]
+
+
+def test_features_are_equal_whether_taken_along_or_later(tmp_path: Path, ray_session: Resources) -> None:
+    plan = classifier_plan()
+    along, later = tiny_store(tmp_path / "along"), tiny_store(tmp_path / "later")
+    run(along, extractors=[plan])
+    run(later)
+    results = run(later, Actors(num_actors=2), extractors=[plan])
+    assert [result.generated for result in results] == [0] * 4
+    for result in results:
+        one, other = (read_features(s, result.samples_digest, plan.digest, 0, 64, 16) for s in (along, later))
+        assert np.array_equal(one.features, other.features)
+        assert one.logits is not None
+        assert np.array_equal(one.logits, other.logits)  # type: ignore[arg-type]
+        assert one.features.shape == (64, 6)
+        assert one.features.std() > 0
+
+
+def test_a_second_extractor_takes_its_features_and_leaves_the_first_ones(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    one, other = classifier_plan(0), classifier_plan(1)
+    [result] = run(store, points=tiny_points(1, (3,)), extractors=[one])
+    before = store.keys("features")
+    run(store, points=tiny_points(1, (3,)), extractors=[other, one])
+    assert set(before) < set(store.keys("features"))
+    assert committed_features(store, result.samples_digest, other.digest) == {0, 1, 2, 3}
+    assert len(store.keys("features")) == 2 * len(before)
+
+
+# -- nothing lost ------------------------------------------------------------------------------------------------------
+
+
+def ray_workers() -> list[int]:
+    """Process ids of the actors of this process's own Ray session."""
+
+    def parent(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and (entry / "cmdline").read_bytes().startswith(b"ray::Actor"):
+                pid = int(entry.name)
+                found += [pid] if parent(parent(pid)) == os.getpid() else []
+        except (OSError, ValueError):  # gone meanwhile
+            continue
+    return found
+
+
+@contextmanager
+def meanwhile(action: Callable[[], None]) -> Iterator[None]:
+    """Does something in a thread while the block runs."""
+    thread = threading.Thread(target=action)
+    thread.start()
+    yield
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+def test_a_worker_that_is_killed_loses_nothing(
+    tmp_path: Path, ray_session: Resources, undisturbed: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = tiny_store(tmp_path)
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_until(lambda: len(store.committed("samples")) >= 6)  # four of them are settings
+        killed.append(wait_until(ray_workers)[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    with meanwhile(kill):
+        results = run(store, Actors(num_actors=2), extractors=[classifier_plan()])
+    assert killed
+    assert contents(store) == undisturbed
+    assert "an actor was lost" in capfd.readouterr().err
+    for result in results:
+        assert committed_features(store, result.samples_digest, classifier_plan().digest) == {0, 1, 2, 3}
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.engine.test_generation import Actors, Store, run
+run(Store(sys.argv[1]), Actors(num_actors=2))
+"""
+
+
+def test_a_driver_that_is_killed_leaves_whole_chunks_and_the_rest_is_done_by_the_next(
+    tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    store = tiny_store(tmp_path)
+    repository = Path(__file__).parents[2]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=repository, env=environment) as driver:
+        wait_until(lambda: len(store.committed("samples")) >= 6 or driver.poll() is not None, 120)
+        assert driver.poll() is None
+        driver.send_signal(signal.SIGKILL)
+    time.sleep(1)  # its actors end on their own
+    there = contents(store)
+    assert 0 < len(there) < 16
+    results = run(store)
+    assert contents(store) == undisturbed
+    assert sum(result.generated for result in results) <= 16 * (16 - len(there))
+
+
+def flip(store: Store, key: str, name: str) -> None:
+    blob = store.manifest(key).blobs[name].key
+    data = bytearray(store.read(blob))
+    data[len(data) // 2] ^= 1
+    store.write(blob, bytes(data))
+
+
+def test_a_chunk_damaged_at_rest_is_computed_again_and_only_it(
+    tmp_path: Path, undisturbed: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = tiny_store(tmp_path)
+    first = run(store)
+    flip(store, chunk_key(first[1].samples_digest, 2), "images.parquet")
+    results = run(store)
+    assert [result.generated for result in results] == [0, 16, 0, 0]
+    assert contents(store) == undisturbed
+    assert len(store.committed("damaged")) == 1
+    told = [line for line in capfd.readouterr().err.splitlines() if "set aside" in line]
+    assert len(told) == 1
+    assert "chunk-000002" in told[0]
+
+
+def test_a_chunk_without_its_file_or_with_a_broken_manifest_is_computed_again(
+    tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    store = tiny_store(tmp_path)
+    first = run(store)
+    key = chunk_key(first[0].samples_digest, 0)
+    store.delete(store.manifest(key).blobs["images.parquet"].key)
+    store.write(chunk_key(first[2].samples_digest, 1) + ".json", b'{"format": 1')
+    results = run(store)
+    assert [result.generated for result in results] == [16, 0, 16, 0]
+    assert contents(store) == undisturbed
+
+
+def test_damaged_features_are_taken_again_from_the_images(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    plan = classifier_plan()
+    [first] = run(store, points=tiny_points(1, (3,)), extractors=[plan])
+    whole = read_features(store, first.samples_digest, plan.digest, 0, 64, 16)
+    flip(store, f"features/{first.samples_digest}/{plan.digest}/chunk-000003", "features.safetensors")
+    [second] = run(store, points=tiny_points(1, (3,)), extractors=[plan])
+    assert second.generated == 0
+    again = read_features(store, first.samples_digest, plan.digest, 0, 64, 16)
+    assert np.array_equal(again.features, whole.features)
+
+
+def test_a_task_done_twice_writes_the_same_once(tmp_path: Path) -> None:
+    """As when a worker is lost after it has committed a chunk and before it could tell."""
+    store = tiny_store(tmp_path, 1)
+    [result] = run(store, points=tiny_points(1, (3,)))
+    before = store.keys("samples")
+    point = result.point
+    key = store.manifest(f"samples/{result.samples_digest}/setting").meta["key"]
+    setting = Setting(point.name, result.snapshot, point.sampler, point.labels, key)
+    settings = WorkerSettings(store, EXECUTION, "cpu", family("cpu", "fp32"))
+    with fixed_arithmetic(1):
+        done = ChunkWorker(settings, ()).work(Task(setting, 1, generate=True))
+    assert store.keys("samples") == before
+    assert set(done.nfe) == {5}
+
+
+# -- what cannot be done is said ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """Labels that raise for one chunk."""
+
+    kind: Literal["poisoned"] = "poisoned"
+    seed: int = 16
+    revision: ClassVar[int] = 1
+
+    def of(self, seeds: torch.Tensor, num_classes: int) -> torch.Tensor:
+        if self.seed in seeds.tolist():
+            raise RuntimeError("poison")
+        return seeds % num_classes
+
+
+def test_a_chunk_that_raises_each_time_is_named_after_finite_tries_and_the_others_are_kept(
+    tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    store = tiny_store(tmp_path)
+    bad = replace(tiny_points()[0], name="bad", labels=Poisoned())  # type: ignore[arg-type]
+    told: list[str] = []
+    with pytest.raises(RunFailedError, match=r"bad: chunk 1 \(seeds 16 to 31\).*RuntimeError: poison"):
+        run(store, points=[bad, *tiny_points()], on_point=lambda result: told.append(result.point.name))
+    assert undisturbed.items() <= contents(store).items()
+    assert told == [point.name for point in tiny_points()]
+
+
+def test_a_poisoned_chunk_is_named_by_actors_too(tmp_path: Path, ray_session: Resources) -> None:
+    store = tiny_store(tmp_path, 1)
+    bad = replace(tiny_points(1, (3,))[0], name="bad", labels=Poisoned())  # type: ignore[arg-type]
+    with pytest.raises(RunFailedError, match=r"bad: chunk 1 \(seeds 16 to 31\).*poison"):
+        run(store, Actors(num_actors=1, max_task_retries=1), points=[bad])
+
+
+def test_an_image_that_is_not_finite_is_named_and_never_kept(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    put_snapshot(store, "spoilt", 7, spoilt=True)
+    point = Point("spoilt net", CheckpointRef("spoilt"), Sampler(timesteps=EDMSteps(num_steps=2)), Balanced())
+    with pytest.raises(RunFailedError, match=r"spoilt net: the image of seed 0 is not finite"):
+        run(store, points=[point])
+    assert contents(store) == {}
+
+
+def test_two_settings_that_fail_are_counted(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    put_snapshot(store, "spoilt", 7, spoilt=True)
+    points = [replace(point, checkpoint=CheckpointRef("spoilt")) for point in tiny_points(1, (2, 3))]
+    with pytest.raises(RunFailedError, match=r"2 of 3 settings: failed, all others are kept"):
+        run(store, points=[*points, *tiny_points(1, (2,))])
+    assert len(contents(store)) == 4
+
+
+POINT = tiny_points(1, (3,))[0]
+MISTAKES: dict[str, tuple[Point, type[Exception], str]] = {
+    "no such training": (
+        replace(POINT, checkpoint=CheckpointRef("nothing")), CheckpointError, "net0 3 steps: nothing: no such training",
+    ),
+    "no such moment": (
+        replace(POINT, checkpoint=CheckpointRef("net0", at=5)), CheckpointError, "has no snapshot at 5 images",
+    ),
+    "no such weights": (
+        replace(POINT, checkpoint=CheckpointRef("net0", ema="ema-9")), CheckpointError, "has no weights 'ema-9'",
+    ),
+    "label out of range": (replace(POINT, labels=Fixed(label=10)), SettingsError, "net0 3 steps: labels: .* 10 classes"),
+    "repeated steps": (
+        replace(POINT, sampler=Sampler(timesteps=EDMSteps(num_steps=3, rho=1e18))), SettingsError, "sampler.timesteps",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_before_anything_is_computed(tmp_path: Path, mistake: str) -> None:
+    point, error, words = MISTAKES[mistake]
+    store = tiny_store(tmp_path, 1)
+    before = store.keys("")
+    with pytest.raises(error, match=words):
+        run(store, points=[*tiny_points(1), point])
+    assert store.keys("") == before
+
+
+def test_a_damaged_checkpoint_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path)
+    flip(store, find_snapshot(store, CheckpointRef("net1")).manifest.key, "raw.safetensors")
+    with pytest.raises(CheckpointError, match="net1-00000001@1000/raw: the weights are damaged"):
+        run(store)
+    assert contents(store) == {}
+
+
+def test_a_store_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path / "store", 1)
+    (tmp_path / "store").chmod(0o555)
+    try:
+        if os.access(tmp_path / "store", os.W_OK):
+            pytest.skip("this user may write anywhere")
+        with pytest.raises(StoreError, match="cannot be read or written"):
+            run(store, points=tiny_points(1))
+    finally:
+        (tmp_path / "store").chmod(0o755)
+
+
+def test_more_threads_than_the_cluster_has_are_refused(tmp_path: Path, ray_session: Resources) -> None:
+    store = tiny_store(tmp_path, 1)
+    with pytest.raises(SettingsError, match="asks for 64 CPUs an actor, and the cluster has 4"):
+        run(store, Actors(), points=tiny_points(1), execution=replace(EXECUTION, threads=64))
+
+
+def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SettingsError, match="asks for GPUs, and there are none"):
+        run(tiny_store(tmp_path, 1), points=tiny_points(1), execution=replace(EXECUTION, device="cuda"))
+
+
+# -- variants ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"channels_last": False}, {"threads": 2}])
+def test_every_way_of_computing_is_repeatable_and_has_its_own_name(
+    tmp_path: Path, change: dict[str, Any], undisturbed: dict[str, str]
+) -> None:
+    found = []
+    for folder in ("one", "other"):
+        store = tiny_store(tmp_path / folder, 1)
+        run(store, points=tiny_points(1, (3,)), execution=replace(EXECUTION, **change))
+        found.append(contents(store))
+    assert found[0] == found[1]
+    assert not found[0].keys() & undisturbed.keys()
+
+
+def test_half_precision_and_a_fixed_list_of_steps_give_nearly_the_same_images(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    point = replace(tiny_points(1)[0], sampler=Sampler(timesteps=ExplicitSteps((80.0, 10.0, 1.0))), labels=Unlabelled())
+    full, half = (
+        run(store, points=[point], execution=replace(EXECUTION, precision=precision))[0]
+        for precision in ("fp32", "bf16")
+    )
+    one, other = (read_samples(store, result.samples_digest, 0, 64) for result in (full, half))
+    assert set(one.labels) == {-1}
+    difference = np.abs(one.images.astype(int) - other.images.astype(int))
+    assert 0 < difference.mean() < 4
+
+
+def test_a_worker_holds_networks_within_its_budget(tmp_path: Path) -> None:
+    from pipeline.engine.actor import Denoisers
+
+    store = tiny_store(tmp_path, 3)
+    snapshots = [find_snapshot(store, CheckpointRef(f"net{i}")) for i in range(3)]
+    size = sum(len(read_weights(store, snapshot)) for snapshot in snapshots[:2]) * 1.1
+    settings = WorkerSettings(store, EXECUTION, "cpu", {}, denoiser_memory_gb=size / 1e9)
+    held = Denoisers(settings)
+    for index in (0, 1, 0, 1, 2, 1, 2, 0):
+        held.get(snapshots[index], lambda snapshot: read_weights(store, snapshot))
+    assert held.loads == 4  # 0, 1, 2 (which drops 0), and 0 again
+    with pytest.raises(CheckpointError, match="damaged on their way"):
+        held.get(snapshots[1], lambda snapshot: read_weights(store, snapshots[0]))
+
+
+# -- timing ------------------------------------------------------------------------------------------------------------
+
+
+def test_timings_are_measured_once_a_device_and_rise_with_the_work(tmp_path: Path, ray_session: Resources) -> None:
+    store = tiny_store(tmp_path, 1)
+    points = tiny_points(1, (2, 40))
+    few, many = time_points(store, points, EXECUTION, Actors(num_actors=1), progress=False)
+    assert len(few.repeats) == 3
+    assert few.batch_size == 8
+    assert few.seconds_per_1000 == pytest.approx(1000 * sorted(few.repeats)[1] / 8)
+    assert many.seconds_per_1000 > 3 * few.seconds_per_1000
+    before = store.keys("timings")
+    assert time_points(store, points, EXECUTION, HERE, progress=False) == [few, many]
+    assert store.keys("timings") == before
+    anew = time_points(store, points[:1], EXECUTION, HERE, images=16, repeats=4, anew=True, progress=False)
+    assert (anew[0].batch_size, len(anew[0].repeats)) == (16, 4)

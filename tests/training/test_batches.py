@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.training.batches import Batch, Batches, seed_generators
+from pipeline.training.place import Place
+from tests.training.toys import make_dataset, make_settings, store_at
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory: pytest.TempPathFactory) -> Batches:
+    return Batches(make_dataset(store_at(tmp_path_factory.mktemp("data"))), make_settings(microbatch=5), CPU)
+
+
+def _joined(parts: list[Batch]) -> list[torch.Tensor]:
+    return [torch.cat([part[index] for part in parts]) for index in range(1, 6)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_a_step_is_of_the_same_images_and_noise_for_any_number_of_workers(batches: Batches, world_size: int) -> None:
+    shares = [Place(rank, world_size).share_of(32, 64) for rank in range(world_size)]
+    assert [start for start, _ in shares[1:]] == [stop for _, stop in shares[:-1]]
+    assert max(stop - start for start, stop in shares) - min(stop - start for start, stop in shares) <= 1
+    spans = [span for share in shares for span in batches.spans(*share)]
+    assert max(stop - start for start, stop in spans) <= 5
+    for part, whole in zip(_joined([batches.make(*span) for span in spans]), batches.make(32, 64)[1:], strict=True):
+        assert torch.equal(part, whole)
+
+
+def test_an_epoch_shows_every_image_once_with_its_label(tmp_path: Path) -> None:
+    dataset = make_dataset(store_at(tmp_path))
+    batch = Batches(dataset, make_settings(), CPU).make(100, 200)
+    everything = np.arange(100)
+    pixels = ((batch.y + 1) * 127.5).round().to(torch.uint8).flatten(1).numpy()
+    known = dict(zip(map(bytes, dataset.images(everything)), dataset.labels(everything).tolist(), strict=True))
+    assert batch.labels is not None
+    assert dict(zip(map(bytes, pixels), batch.labels.tolist(), strict=True)) == known
+    assert batch.y.min() >= -1
+    assert batch.y.max() <= 1
+
+
+def test_noise_is_standard_normal_and_independent_of_the_quantiles(batches: Batches) -> None:
+    batch = batches.make(0, 4000)
+    assert batch.n.dtype == torch.float32
+    assert abs(batch.n.mean().item()) < 0.01
+    assert abs(batch.n.var().item() - 1) < 0.01
+    assert abs(batch.u.mean().item() - 0.5) < 0.02
+    joint = torch.stack([batch.u, batch.n[:, 0, 0, 0].double(), batch.n[:, 0, 0, 1].double()])
+    assert (torch.corrcoef(joint) - torch.eye(3)).abs().max() < 0.06
+
+
+def test_half_of_the_images_are_flipped_when_asked(tmp_path: Path) -> None:
+    dataset = make_dataset(store_at(tmp_path))
+    plain = Batches(dataset, make_settings(), CPU).make(0, 1000)
+    flipped = Batches(dataset, make_settings(x_flip=True), CPU).make(0, 1000)
+    same = (plain.y == flipped.y).flatten(1).all(1)
+    mirrored = (plain.y.flip(3) == flipped.y).flatten(1).all(1)
+    assert bool((same ^ mirrored).all())
+    assert 430 < int(mirrored.sum()) < 570
+    assert torch.equal(plain.n, flipped.n)
+
+
+def test_data_without_classes_has_no_labels(tmp_path: Path) -> None:
+    dataset = make_dataset(store_at(tmp_path), num_classes=0)
+    assert Batches(dataset, make_settings(), CPU).make(0, 4).labels is None
+
+
+def test_dropout_is_a_function_of_seed_and_position() -> None:
+    def drawn(seed: int, position: int) -> float:
+        seed_generators(seed, position)
+        return torch.rand(1).item()
+
+    assert drawn(0, 5) == drawn(0, 5)
+    assert len({drawn(seed, position) for seed in range(5) for position in range(5)}) == 25
