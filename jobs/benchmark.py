@@ -6,12 +6,21 @@ from pathlib import Path
 from PIL import Image
 
 from jobs import cli
-from jobs.context import cost, engine_actors, engine_points, engine_seeds, namespace, open_store, tracked
+from jobs.context import (
+    checked_points,
+    cost,
+    engine_actors,
+    engine_points,
+    engine_seeds,
+    measures_of,
+    namespace,
+    open_store,
+    tracked,
+)
 from pipeline.config.settings import BenchmarkJob, BenchmarkSettings, Job
 from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.benchmark import BenchmarkResult, benchmark
-from pipeline.engine.measures import build_measures, trained_on
 from pipeline.engine.session import session
 from pipeline.reporting import Reporter
 from pipeline.tracking.figures import Point as Mark
@@ -30,11 +39,11 @@ def main(settings: BenchmarkJob) -> None:
 
 def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter) -> BenchmarkResult:
     """Generates, measures and times every point of a sweep, in a Ray session that is there."""
-    points, actors = engine_points(settings), engine_actors(settings)
-    measures = build_measures(store, settings.metrics, trained_on(store, points), settings.execution, actors)
+    points = checked_points(store, settings)
+    measures = measures_of(store, settings, settings.metrics, points)
     return benchmark(
-        store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution, actors, reporter,
-        settings.timing, settings.picture_seeds, namespace(settings),
+        store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
+        engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
     )  # fmt: skip
 
 
@@ -42,7 +51,7 @@ def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowRep
     """Table, figure and picture: printed, logged as a run of the benchmark's own, and written to a folder."""
     title = next(iter(result.titles.values()))
     marks = [Mark(row.solver, row.nfe, row.distance, str(row.num_steps)) for row in result.rows]
-    figure = quality_against_cost(marks, f"{result.name}: quality against NFE", title)
+    figure = quality_against_cost(marks, f"{result.name}: quality against NFE", y_label=f"{title} (less is better)")
     with reporter.run(
         digest({"benchmark": result.name}), result.name, {"kind": "benchmark", "benchmark": result.name}
     ) as run:

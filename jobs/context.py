@@ -4,10 +4,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.config.settings import GenerateSettings, Job, PointSettings, SeedSettings
+from pipeline.config.settings import GenerateSettings, Job, MetricSettings, PointSettings, SeedSettings
 from pipeline.data.store import Store
 from pipeline.diffusion.sampling import count_nfe
-from pipeline.engine.generation import Actors, Point, Seeds
+from pipeline.engine.generation import Actors, Point, Seeds, find_settings
+from pipeline.engine.measures import Measure, build_measures, trained_on
+from pipeline.engine.placement import place
 from pipeline.errors import SettingsError
 from pipeline.tracking.links import default_spool, default_tracking_uri
 from pipeline.tracking.mlflow_reporter import MlflowReporter
@@ -41,6 +43,25 @@ def tracked(job: Job) -> Iterator[MlflowReporter]:
 def engine_points(settings: GenerateSettings) -> list[Point]:
     """The points of a sweep as the engine takes them; a single one is named by its sampler."""
     return [_point(name, point) for name, point in settings.points]
+
+
+def checked_points(store: Store, settings: GenerateSettings) -> list[Point]:
+    """The points, each one found and valid, before anything is computed for any of them.
+
+    Raises:
+        UserError: a checkpoint is not there, or a sampler or labels do not go with its network.
+    """
+    points = engine_points(settings)
+    find_settings(store, points, settings.execution, place(settings.execution, engine_actors(settings)))
+    return points
+
+
+def measures_of(
+    store: Store, settings: GenerateSettings, metrics: MetricSettings, points: list[Point]
+) -> tuple[Measure, ...]:
+    """What to measure; where the settings name no data set, the one that the checkpoints were trained on."""
+    dataset = metrics.dataset or trained_on(store, points)
+    return build_measures(store, metrics, dataset, settings.execution, engine_actors(settings))
 
 
 def engine_seeds(settings: SeedSettings) -> Seeds:

@@ -1,37 +1,50 @@
 """Images from checkpoints under many sampler settings: `python -m jobs.generate CONFIG.yaml`."""
 
+import re
 import sys
 from pathlib import Path
 
 from jobs import cli
-from jobs.context import cost, engine_actors, engine_points, engine_seeds, namespace, open_store
+from jobs.context import cost, engine_actors, engine_points, engine_seeds, namespace, open_store, tracked
 from pipeline.config.settings import GenerateJob
-from pipeline.data.samples import export_png
+from pipeline.data.pictures import image_grid
+from pipeline.data.samples import export_png, read_samples
 from pipeline.data.store import Store
-from pipeline.engine.generation import generate
+from pipeline.digests import digest
+from pipeline.engine.benchmark import point_params
+from pipeline.engine.generation import PointResult, generate
 from pipeline.engine.session import session
+from pipeline.reporting import Reporter
+
+PICTURE_SEEDS = 64  # in the picture of a setting
 
 
 def main(settings: GenerateJob) -> None:
     store, seeds = open_store(settings), engine_seeds(settings.seeds)
-    with session():
+    with tracked(settings) as reporter, session():
         results = generate(
-            store,
-            engine_points(settings),
-            seeds,
-            settings.execution,
-            engine_actors(settings),
-            namespace=namespace(settings),
-        )
+            store, engine_points(settings), seeds, settings.execution, engine_actors(settings),
+            namespace=namespace(settings), on_point=lambda result: _track(store, settings, reporter, result),
+        )  # fmt: skip
     for result in results:
         print(
             f"{result.point.name}: {result.generated:,} images generated, {result.reused:,} were there; "
             f"NFE {result.nfe:g}; samples/{result.samples_digest}"
         )
         if settings.export:
-            folder = Path(settings.export) / result.point.name.replace(", ", "_").replace("/", "_").replace(" ", "-")
+            folder = Path(settings.export) / re.sub(r"[^A-Za-z0-9.=+-]+", "-", result.point.name)
             export_png(store, result.samples_digest, seeds.first, seeds.count, folder)
             print(f"  written to {folder}")
+
+
+def _track(store: Store, settings: GenerateJob, reporter: Reporter, result: PointResult) -> None:
+    """One run a point: its settings, its NFE and its first images."""
+    first, count = settings.seeds.first, min(PICTURE_SEEDS, settings.seeds.count)
+    tags = {"kind": "samples", "checkpoint": result.snapshot.title, "samples": result.samples_digest}
+    with reporter.run(digest({"samples": result.samples_digest}), result.point.name, tags) as run:
+        run.params(point_params(result, engine_seeds(settings.seeds), settings.execution))
+        run.metrics({"nfe": result.nfe}, step=round(result.nfe))
+        run.image("samples", image_grid(read_samples(store, result.samples_digest, first, count).images))
 
 
 def dry_run(settings: GenerateJob) -> list[str]:

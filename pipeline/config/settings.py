@@ -209,11 +209,13 @@ class EvaluateJob(Job, GenerateSettings):
     """`jobs.evaluate`: generates what is missing, and measures.
 
     Args:
+        name: of the evaluation, a tag of its runs.
         select: choose the best of a training's snapshots and weights by these seeds, which must be others than those
             reported; the first point's sampler is used. Empty: no selection.
         reference_out: write the reference's `mu` and `sigma` as npz.
     """
 
+    name: str = Field(default="evaluation", min_length=1)
     metrics: MetricSettings
     select: SeedSettings | None = None
     reference_out: str | None = None

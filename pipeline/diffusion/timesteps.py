@@ -8,6 +8,7 @@ for, and their levels rounded to the network's own where it has discrete ones.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import ClassVar, Literal, Protocol
 
@@ -171,6 +172,7 @@ def check_iddpm(M: int, C_1: float, C_2: float) -> None:
         raise ValueError(f"C_2: must be 0 or more (got {C_2})")
 
 
+@cache
 def iddpm_levels(M: int, C_1: float, C_2: float) -> Tensor:
     """u_0 > u_1 > ... > u_M = 0, the discrete noise levels of iDDPM, float64 of shape (M + 1,) (Table 1)."""
     abar = [math.sin(0.5 * math.pi * j / (M * (C_2 + 1))) ** 2 for j in range(M + 1)]

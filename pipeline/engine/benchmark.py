@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipeline.data.pictures import comparison_picture, image_grid
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
 from pipeline.digests import digest
-from pipeline.engine.evaluation import Evaluation, evaluate
+from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
 from pipeline.engine.generation import PointResult, Seeds, generate
 from pipeline.engine.measures import Measure
 from pipeline.engine.pareto import pareto_front
@@ -126,17 +127,17 @@ class _Teller:
         images = read_samples(self.store, result.samples_digest, self.seeds.first, self.picture_seeds).images
         self.evaluations[result.point.name], self.images[result.point.name] = found, images
         with self._run(result) as run:
-            run.params(_params(result, self.seeds, self.execution))
+            run.params(point_params(result, self.seeds, self.execution))
             run.metrics(self._metrics(result, found), step=round(result.nfe))
             run.image("samples", image_grid(images, GRID_COLUMNS))
 
     def tell_cost(self, row: Row, result: PointResult, timing: Timing | None) -> None:
         """What is known when all points are: its time, and whether it is on the front."""
         with self._run(result) as run:
-            run.tags({"pareto": "yes" if row.pareto else "no"})
+            run.tags({"pareto": "yes" if row.pareto else "no", "rank_deficient": " ".join(row.rank_deficient)})
             if timing is not None:
                 seconds = timing.seconds_per_1000
-                metrics = {"seconds_per_1000": seconds, "images_per_second": 1000 / seconds}
+                metrics = {"seconds": seconds, "images_per_second": 1000 / seconds}
                 run.metrics(metrics, step=round(result.nfe))
                 run.tags({"timed_on": f"{timing.device}, batch {timing.batch_size}, {timing.threads} threads"})
 
@@ -159,6 +160,8 @@ class _Teller:
             "protocol": protocol.label(),
             "protocol_digest": protocol.digest,
             "samples": result.samples_digest,
+            "extractor": self.measures[0].plan.distance_name,
+            "dataset": self.measures[0].reference.title,
         }
         key = {"benchmark": self.name, "samples": result.samples_digest, "protocol": protocol.digest}
         return self.reporter.run(digest(key), result.point.name, tags)
@@ -166,6 +169,7 @@ class _Teller:
     def _metrics(self, result: PointResult, found: Sequence[Evaluation]) -> dict[str, float]:
         first = found[0]
         values = {"fid" if first.protocol.distance == FID else "fd": first.distance, "nfe": result.nfe}
+        values["num_images"] = self.seeds.count
         if len(found) > 1:
             names = (measure.name for measure in self.measures)
             values |= {f"fd_{name}": evaluation.distance for name, evaluation in zip(names, found, strict=True)}
@@ -199,7 +203,10 @@ def _check(store: Store, points: Sequence[Point], measures: Sequence[Measure]) -
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SettingsError("sweep", f"two settings have the same name ({', '.join(twice)})")
-    shapes = {find_snapshot(store, checkpoint).model.shape for checkpoint in {point.checkpoint for point in points}}
+    snapshots = [find_snapshot(store, checkpoint) for checkpoint in {point.checkpoint for point in points}]
+    for measure, snapshot in product(measures, snapshots):
+        check_shape(measure.reference, snapshot)
+    shapes = {snapshot.model.shape for snapshot in snapshots}
     if len(shapes) > 1:
         raise SettingsError("sweep", f"the checkpoints make images of different shapes: {sorted(shapes)}")
 
@@ -208,7 +215,7 @@ def _accuracy(found: Sequence[Evaluation]) -> float | None:
     return next((evaluation.accuracy for evaluation in found if evaluation.accuracy is not None), None)
 
 
-def _params(result: PointResult, seeds: Seeds, execution: Execution) -> dict[str, Any]:
+def point_params(result: PointResult, seeds: Seeds, execution: Execution) -> dict[str, Any]:
     """What a person may want to sort by; nested, flattened by the tracker."""
     snapshot = result.snapshot
     return {

@@ -18,6 +18,7 @@ from pipeline.metrics.accuracy import accuracy
 from pipeline.metrics.frechet import frechet_distance
 from pipeline.metrics.moments import Moments
 from pipeline.metrics.protocol import EvaluationProtocol
+from pipeline.training.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def evaluate(
 
     Raises:
         StoreError: the store has the features of fewer images than are asked for.
-        SettingsError: the reference is of another extractor, or the classifier knows fewer classes than the labels.
+        SettingsError: the reference is of another extractor or of images of another shape, or the classifier knows
+            fewer classes than the labels.
     """
     if seeds.count < 2:
         raise SettingsError("seeds.count", f"must be at least 2 for a distance (got {seeds.count})")
@@ -79,10 +81,20 @@ def ranked(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     return sorted(evaluations, key=lambda evaluation: evaluation.distance)
 
 
+def check_shape(reference: Reference, snapshot: Snapshot) -> None:
+    """Raises:
+    SettingsError: the reference is of images of another shape than those that the snapshot makes.
+    """
+    if reference.shape is not None and reference.shape != snapshot.model.shape:
+        theirs, ours = ("x".join(map(str, shape)) for shape in (reference.shape, snapshot.model.shape))
+        raise SettingsError(reference.title, f"its images are {theirs}, those of {snapshot.title} are {ours}")
+
+
 def _evaluate(
     store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan, reference: Reference,
     protocol: EvaluationProtocol,
 ) -> Evaluation:  # fmt: skip
+    check_shape(reference, result.snapshot)
     _check_there(store, result, seeds, plan)
     logits: list[torch.Tensor] = []
 

@@ -45,8 +45,11 @@ def build_measures(
     Raises:
         UserError: a file or a data set cannot be used.
     """
-    reference = Dataset.open(store, metrics.dataset or dataset)
-    learnt = metrics.classifier_dataset or metrics.dataset or dataset
+    compared = metrics.dataset or dataset
+    learnt = metrics.classifier_dataset or compared
+    published = None if metrics.reference_npz is None else published_reference(metrics.reference_npz)
+    if published is None or len(metrics.extractors) > 1:
+        Dataset.open(store, compared)  # its errors come before anything is trained
     found: list[Measure] = []
     for settings, name in zip(metrics.extractors, _names(metrics.extractors), strict=True):
         note = ""
@@ -55,10 +58,10 @@ def build_measures(
             plan, note = classifier.plan, str(classifier)
         else:
             plan = extractor_plan(store, settings)
-        if metrics.reference_npz is not None and not found:
-            measured = published_reference(metrics.reference_npz)
+        if published is not None and not found:
+            measured = published
         else:
-            measured = reference_moments(store, reference, plan, execution, actors, progress)
+            measured = reference_moments(store, Dataset.open(store, compared), plan, execution, actors, progress)
         found.append(Measure(name, plan, measured, note))
     return tuple(found)
 

@@ -20,11 +20,12 @@ from pipeline.engine.placement import place
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, ExtractorPlan
 from pipeline.errors import DataError
+from pipeline.metrics.extractors import ImageShape
 from pipeline.metrics.moments import Gaussian, Moments
 from pipeline.metrics.reference_file import read_npz, write_npz
 
 CHUNK = 1024  # images whose moments are taken at once; they are added in the order of the data set
-BATCH = 256  # images that the extractor sees at once
+BATCH = {"cpu": 32, "cuda": 256}  # images that the extractor sees at once; more do not fit a CPU's cache
 WORTH_ACTORS = 8  # chunks, below which starting actors takes longer than it saves
 
 
@@ -37,12 +38,14 @@ class Reference:
         digest: of the data set, or of the file.
         count: how many images it is of; 0 where a file does not say.
         title: what people call it.
+        shape: of its images, (C, H, W); None where a file does not say.
     """
 
     gaussian: Gaussian
     digest: str
     count: int
     title: str
+    shape: ImageShape | None = None
 
     def export(self, path: str | Path) -> None:
         """Writes `mu` and `sigma` as an npz file, as EDM's programs read them.
@@ -82,7 +85,7 @@ def reference_moments(
         return Kept(moments.to_bytes(), about)
 
     data = kept(store, key, "moments.safetensors", compute).data
-    return Reference(Moments.from_bytes(data, key).gaussian(), info.digest, len(dataset), info.name)
+    return Reference(Moments.from_bytes(data, key).gaussian(), info.digest, len(dataset), info.name, info.shape)
 
 
 def published_reference(path: str | Path) -> Reference:
@@ -98,9 +101,10 @@ def published_reference(path: str | Path) -> Reference:
 class MomentsWorker:
     """An extractor that walks over a data set. Runs in this process, or as a Ray actor."""
 
-    def __init__(self, dataset: Dataset, plan: ExtractorPlan, device: str, threads: int) -> None:
+    def __init__(self, dataset: Dataset, plan: ExtractorPlan, device: Device, threads: int) -> None:
         self._dataset = dataset
         self._threads = threads
+        self._batch = BATCH[device]
         self._extractor = plan.build(dataset.info.shape, device)
 
     def moments(self, chunk: range) -> Moments:
@@ -108,7 +112,8 @@ class MomentsWorker:
         indices = np.arange(chunk.start, chunk.stop, dtype=np.int64)
         images = torch.from_numpy(self._dataset.images(indices))
         with fixed_arithmetic(self._threads):
-            return Moments.of(torch.cat([self._extractor(batch).features for batch in torch.split(images, BATCH)]))
+            parts = [self._extractor(batch).features for batch in torch.split(images, self._batch)]
+            return Moments.of(torch.cat(parts))
 
 
 def _moments(

@@ -174,7 +174,7 @@ def _what_was_lost(error: Exception) -> str:
         if isinstance(failure, SigmasweepError):
             raise failure from None
     if not failures:
-        return _first_line(error)
+        return f"Ray Train: {_first_line(getattr(error, 'controller_failure', error))}"
     return "; ".join(f"worker {rank}: {_first_line(failure)}" for rank, failure in sorted(failures.items()))
 
 

@@ -17,7 +17,7 @@ class EvaluationProtocol:
         num_images: of generated images.
         first_seed: their seeds are first_seed ... first_seed + num_images - 1.
         reference: the digest of the data set that they are compared with.
-        reference_count: how many of its images were taken.
+        reference_count: how many of its images were taken; 0 where published statistics do not say.
         torch: major and minor version.
         torchmetrics: major and minor version.
     """
@@ -67,7 +67,8 @@ class EvaluationProtocol:
 
     @property
     def _reference(self) -> str:
-        return f"{self.reference[:8]} ({self.reference_count:,} images)"
+        count = f"{self.reference_count:,} images" if self.reference_count else "published statistics"
+        return f"{self.reference[:8]} ({count})"
 
     @property
     def _versions(self) -> str:

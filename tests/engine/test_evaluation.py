@@ -160,3 +160,11 @@ def test_a_reference_of_another_extractor_is_refused(
     wrong = replace(reference, gaussian=Gaussian(np.zeros(3), np.eye(3)), title="ref.npz")
     with pytest.raises(SettingsError, match=r"ref\.npz: is no reference for this extractor: it is of 3 features"):
         evaluate(store, [real.result()], THOUSAND, classifier.plan, wrong)
+
+
+def test_a_reference_of_images_of_another_shape_is_refused(
+    store: Store, classifier: KeptClassifier, reference: Reference, real: Generated
+) -> None:
+    wrong = replace(reference, shape=(1, 28, 28))
+    with pytest.raises(SettingsError, match=r"a: its images are 1x28x28, those of tiny-.* are 1x16x16"):
+        evaluate(store, [real.result()], THOUSAND, classifier.plan, wrong)

@@ -393,7 +393,9 @@ MISTAKES: dict[str, tuple[Point, type[Exception], str]] = {
     "no such weights": (
         replace(POINT, checkpoint=CheckpointRef("net0", ema="ema-9")), CheckpointError, "has no weights 'ema-9'",
     ),
-    "label out of range": (replace(POINT, labels=Fixed(label=10)), SettingsError, "net0 3 steps: labels: .* 10 classes"),
+    "label out of range": (
+        replace(POINT, labels=Fixed(label=10)), SettingsError, "net0 3 steps: labels: .* 10 classes",
+    ),
     "repeated steps": (
         replace(POINT, sampler=Sampler(timesteps=EDMSteps(num_steps=3, rho=1e18))), SettingsError, "sampler.timesteps",
     ),

@@ -13,7 +13,6 @@ from pipeline.data.store import Store
 from pipeline.engine import extractors, references
 from pipeline.engine.extractors import KeptClassifier, classifier_for, extractor_plan
 from pipeline.engine.references import published_reference, reference_moments
-from pipeline.engine.session import session
 from pipeline.engine.work import Actors
 from pipeline.errors import DataError, SettingsError
 from pipeline.metrics.extractors import Classifier
@@ -92,19 +91,18 @@ def test_a_damaged_reference_is_computed_again(store: Store, classifier: KeptCla
     np.testing.assert_array_equal(first.gaussian.covariance, second.gaussian.covariance)
 
 
-def test_any_number_of_actors_gives_the_same_bits(
+@pytest.mark.usefixtures("ray_session")
+def test_actors_give_the_same_bits(
     store: Store, classifier: KeptClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(references, "CHUNK", 128)
     dataset = Dataset.open(store, "a")
-    with session(num_cpus=2):
-        found = [
-            reference_moments(Store(tmp_path / str(count)), dataset, classifier.plan, Execution(), Actors(count), False)
-            for count in (0, 2)
-        ]
-    for other in found[1:]:
-        np.testing.assert_array_equal(found[0].gaussian.mean, other.gaussian.mean)
-        np.testing.assert_array_equal(found[0].gaussian.covariance, other.gaussian.covariance)
+    here, there = (
+        reference_moments(Store(tmp_path / str(count)), dataset, classifier.plan, Execution(), Actors(count), False)
+        for count in (0, 2)
+    )
+    np.testing.assert_array_equal(here.gaussian.mean, there.gaussian.mean)
+    np.testing.assert_array_equal(here.gaussian.covariance, there.gaussian.covariance)
 
 
 def test_a_reference_goes_to_an_npz_file_and_back(store: Store, classifier: KeptClassifier, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Every settings file that is shipped is valid, and says the same when it is written out whole."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.cli import resolved_yaml
+from pipeline.config.load import load, parse_yaml
+from pipeline.config.settings import (
+    BenchmarkJob,
+    EvaluateJob,
+    GenerateJob,
+    Job,
+    PrepareJob,
+    SamplerSettings,
+    StudyJob,
+    TrainJob,
+)
+from pipeline.diffusion.sampling import Sampler
+
+CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
+KINDS: list[tuple[str, type[Job]]] = [  # the key that only this job has
+    ("train", StudyJob), ("source", PrepareJob), ("training", TrainJob), ("timing", BenchmarkJob),
+    ("metrics", EvaluateJob), ("checkpoint", GenerateJob),
+]  # fmt: skip
+
+
+def job_of(path: Path) -> type[Job]:
+    keys = parse_yaml(path.read_text(), str(path))
+    return next(model for key, model in KINDS if key in keys)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_file_is_valid_and_its_resolved_form_is_the_same_job(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGMASWEEP_DATA", "/data")
+    settings = load(job_of(path), path)
+    again = tmp_path / "resolved.yaml"
+    again.write_text(resolved_yaml(settings))
+    assert load(job_of(path), again) == settings
+    assert yaml.safe_load(resolved_yaml(settings)) == settings.model_dump(mode="json")
+
+
+def test_a_file_is_shipped_for_each_journey() -> None:
+    assert {"demo", "fashion-mnist", "cifar10"} <= {path.stem for path in CONFIGS}
+
+
+def test_the_settings_of_a_sampler_are_its_fields() -> None:
+    assert SamplerSettings().build() == Sampler()
+    assert set(SamplerSettings.model_fields) == {field.name for field in fields(Sampler)}
