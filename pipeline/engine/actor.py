@@ -201,18 +201,20 @@ class Actor:
     when the worker does not hold the network."""
 
     def __init__(self, settings: WorkerSettings, plans: Sequence[ExtractorPlan]) -> None:
+        self._settings = settings
         self._arithmetic = ExitStack()
         self._arithmetic.enter_context(fixed_arithmetic(settings.execution.threads))
-        self._device = settings.device
-        found = family(settings.device, settings.execution.precision)
-        if found != settings.family:
-            raise SettingsError(
-                "execution.device", f"{_words(found)} cannot go on with work of {_words(settings.family)}"
-            )
         self._worker = ChunkWorker(settings, plans)
 
     def hello(self) -> Hello:
-        return Hello(os.getpid(), device_name(self._device))
+        """Raises:
+        SettingsError: this device is of another family than the work, and would give other bits.
+        """
+        device, expected = self._settings.device, self._settings.family
+        found = family(device, self._settings.execution.precision)
+        if found != expected:
+            raise SettingsError("execution.device", f"{_words(found)} cannot do the work of {_words(expected)}")
+        return Hello(os.getpid(), device_name(device))
 
     def work(self, task: Task, weights: Sequence[Any]) -> Done:
         return self._worker.work(task, _fetch(weights))

@@ -12,6 +12,7 @@ from pipeline.config.settings import TimingSettings
 from pipeline.data.pictures import comparison_picture, image_grid
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
+from pipeline.diffusion.sampling import Sampler
 from pipeline.digests import digest
 from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
 from pipeline.engine.generation import PointResult, Seeds, generate
@@ -182,7 +183,7 @@ class _Teller:
         return Row(
             name=result.point.name,
             checkpoint=result.snapshot.title,
-            solver=result.point.sampler.solver.kind,
+            solver=solver_title(result.point.sampler),
             num_steps=result.point.sampler.timesteps.num_steps,
             nfe=result.nfe,
             distance=first.distance,
@@ -209,6 +210,17 @@ def _check(store: Store, points: Sequence[Point], measures: Sequence[Measure]) -
     shapes = {snapshot.model.shape for snapshot in snapshots}
     if len(shapes) > 1:
         raise SettingsError("sweep", f"the checkpoints make images of different shapes: {sorted(shapes)}")
+
+
+def solver_title(sampler: Sampler) -> str:
+    """The solver, and what beside it is not as in the EDM column of Table 1: `heun`, `heun + churn`, `euler + vp`."""
+    plain = Sampler()
+    beside = [
+        (sampler.stochasticity.kind, plain.stochasticity.kind),
+        (sampler.schedule.kind, plain.schedule.kind),
+        (f"{sampler.timesteps.kind} grid", f"{plain.timesteps.kind} grid"),
+    ]
+    return " + ".join([sampler.solver.kind, *(kind for kind, usual in beside if kind != usual)])
 
 
 def _accuracy(found: Sequence[Evaluation]) -> float | None:

@@ -91,7 +91,7 @@ def _train(data: Dataset, settings: Classifier, progress: bool) -> Kept:
     ):
 
         def after_epoch(_: int, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.4f}")
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
 
         trained = train_classifier(settings, images, labels, data.info.num_classes, after_epoch, device)

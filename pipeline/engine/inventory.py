@@ -40,11 +40,15 @@ class Progress:
     _nfe: int = 0
     _counted: int = 0
 
-    def count(self, index: int, nfe: NDArray[np.int64]) -> None:
-        """Adds the evaluations of one chunk."""
+    def asked(self, index: int, nfe: NDArray[np.int64]) -> tuple[int, int]:
+        """Of a chunk's evaluations: the sum over the seeds asked for, and how many seeds these are."""
         asked = nfe[self.parts[index]]
-        self._nfe += int(asked.sum())
-        self._counted += len(asked)
+        return int(asked.sum()), len(asked)
+
+    def count(self, evaluations: int, seeds: int) -> None:
+        """Adds what `asked` told of a finished chunk."""
+        self._nfe += evaluations
+        self._counted += seeds
 
     @property
     def nfe(self) -> float:
@@ -68,22 +72,25 @@ def take_stock(
     progress = Progress(setting, dict(spans(*seeds, size)))
     there = sorted(committed_chunks(store, setting.digest) & set(progress.parts))
     with ThreadPoolExecutor(_READERS) as readers:
-        read = partial(_intact_nfe, store, setting.digest, say)
+        read = partial(_intact_samples, store, progress, say)
         found = dict(zip(there, readers.map(read, there), strict=True))
         features = [_intact_features(store, setting.digest, name, progress, say, readers) for name in extractors]
     for index in progress.parts:
-        nfe = found.get(index)
+        counted = found.get(index)
         absent = tuple(plan for plan, chunks in enumerate(features) if index not in chunks)
-        if nfe is None or absent:
-            progress.tasks.append(Task(setting, index, nfe is None, absent))
+        if counted is None or absent:
+            progress.tasks.append(Task(setting, index, counted is None, absent))
         else:
-            progress.count(index, nfe)
+            progress.count(*counted)
     progress.left = len(progress.tasks)
     return progress
 
 
-def _intact_nfe(store: Store, samples_digest: str, say: Say, index: int) -> NDArray[np.int64] | None:
-    return _or_set_aside(store, chunk_key(samples_digest, index), say, partial(read_nfe, store, samples_digest, index))
+def _intact_samples(store: Store, progress: Progress, say: Say, index: int) -> tuple[int, int] | None:
+    name = progress.setting.digest
+    return _or_set_aside(
+        store, chunk_key(name, index), say, lambda: progress.asked(index, read_nfe(store, name, index))
+    )
 
 
 def _intact_features(

@@ -31,10 +31,15 @@ class Mailbox:
         self._letters = ray.remote(_Letters).options(num_cpus=0).remote()
 
     def deliver(self, console: Console) -> None:
-        """Tells what has come since the last time."""
+        """Tells what has come since the last time; nothing where the actor was lost, for work goes on without."""
         import ray
+        from ray.exceptions import RayActorError
 
-        for kind, text in ray.get(self._letters.take.remote()):
+        try:
+            lines: list[Line] = ray.get(self._letters.take.remote())
+        except RayActorError:
+            return
+        for kind, text in lines:
             console.say(text) if kind == "say" else console.show(text)
 
     @property

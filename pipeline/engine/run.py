@@ -85,7 +85,7 @@ class Run:
             say(f"{done.damaged}; it was set aside and computed again")
         digest = task.setting.digest
         progress = self._progress[digest]
-        progress.count(task.index, done.nfe)
+        progress.count(*progress.asked(task.index, done.nfe))
         progress.left -= 1
         if task.generate or done.damaged:
             self._generated[digest] += len(done.nfe)

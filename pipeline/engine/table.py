@@ -19,7 +19,7 @@ class Row:
     Args:
         name: of the setting.
         checkpoint: whose weights.
-        solver: its kind.
+        solver: its kind, and what is unusual beside it; a line in a figure.
         num_steps: of the time grid.
         nfe: network evaluations an image, counted, mean over the images.
         distance: the first of `distances`, by which rows are ranked.

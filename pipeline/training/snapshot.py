@@ -87,7 +87,8 @@ def commit_snapshot(
 
 def weights_bytes(state: Mapping[str, Tensor]) -> bytes:
     """A state dictionary as safetensors; equal weights give equal bytes."""
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    data: bytes = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    return data
 
 
 def find_snapshot(store: Store, ref: CheckpointRef) -> Snapshot:

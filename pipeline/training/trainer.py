@@ -141,8 +141,8 @@ class Trainer:
         order is settled before the first step of either.
         """
         if self._parallel is not None:
-            start, _ = self._place.share_of(0, self._settings.batch_size)
-            torch.autograd.backward(self._losses(self._batches.make(start, start + 1)).sum())
+            span = self._batches.spans(*self._place.share_of(0, self._settings.batch_size))[0]
+            torch.autograd.backward(self._losses(self._batches.make(*span)).sum())
             self._adam.zero_grad(set_to_none=True)
 
     def _unshared(self) -> AbstractContextManager[None]:

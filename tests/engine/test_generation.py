@@ -1,6 +1,7 @@
 """Generation: the same bytes whoever does the work, nothing done twice, nothing lost; every fault is a real one."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -100,13 +101,15 @@ def test_the_format_of_images_and_the_name_of_a_point_change_nothing(
 
 
 def test_a_namespace_keeps_samples_apart_and_equal(tmp_path: Path, undisturbed: dict[str, str]) -> None:
-    store = tiny_store(tmp_path)
-    run(store)
-    results = run(store, namespace="anew")
-    assert all(result.generated == 64 for result in results)
+    store = tiny_store(tmp_path, 1)
+    points = tiny_points(1, (3,))
+    run(store, points=points)
+    [result] = run(store, points=points, namespace="anew")
+    assert result.generated == 64
     both = contents(store)
-    assert len(both) == 2 * len(undisturbed)
-    assert sorted(both.values()) == sorted(2 * list(undisturbed.values()))
+    assert len(both) == 8
+    assert {digest: list(both.values()).count(digest) for digest in both.values()} == dict.fromkeys(both.values(), 2)
+    assert set(both.values()) <= set(undisturbed.values())
 
 
 # -- nothing twice -----------------------------------------------------------------------------------------------------
@@ -157,11 +160,12 @@ def test_a_point_is_told_of_while_others_are_at_work(tmp_path: Path) -> None:
 
 def test_features_are_equal_whether_taken_along_or_later(tmp_path: Path, ray_session: Resources) -> None:
     plan = classifier_plan()
-    along, later = tiny_store(tmp_path / "along"), tiny_store(tmp_path / "later")
-    run(along, extractors=[plan])
-    run(later)
-    results = run(later, Actors(num_actors=2), extractors=[plan])
-    assert [result.generated for result in results] == [0] * 4
+    along, later = tiny_store(tmp_path / "along", 1), tiny_store(tmp_path / "later", 1)
+    points = tiny_points(1)
+    run(along, points=points, extractors=[plan])
+    run(later, points=points)
+    results = run(later, Actors(num_actors=2), points=points, extractors=[plan])
+    assert [result.generated for result in results] == [0] * 2
     for result in results:
         one, other = (read_features(s, result.samples_digest, plan.digest, 0, 64, 16) for s in (along, later))
         assert np.array_equal(one.features, other.features)
@@ -364,6 +368,40 @@ def test_a_poisoned_chunk_is_named_by_actors_too(tmp_path: Path, ray_session: Re
         run(store, Actors(num_actors=1, max_task_retries=1), points=[bad])
 
 
+@dataclass(frozen=True)
+class Deadly:
+    """Labels that kill the process that asks for those of one chunk."""
+
+    kind: Literal["deadly"] = "deadly"
+    revision: ClassVar[int] = 1
+
+    def of(self, seeds: torch.Tensor, num_classes: int) -> torch.Tensor:
+        if 16 in seeds.tolist():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return seeds % num_classes
+
+
+def test_a_chunk_that_takes_its_worker_with_it_each_time_is_named_after_finite_tries(
+    tmp_path: Path, ray_session: Resources
+) -> None:
+    store = tiny_store(tmp_path, 1)
+    bad = replace(tiny_points(1, (3,))[0], name="bad", labels=Deadly())  # type: ignore[arg-type]
+    with pytest.raises(RunFailedError, match=r"bad: chunk 1 \(seeds 16 to 31\) lost its worker again and again"):
+        run(store, Actors(num_actors=1, max_restarts=1), points=[bad], seeds=Seeds(0, 32))
+    assert len(contents(store)) == 1
+
+
+def test_an_actor_on_a_device_of_another_family_takes_no_part(
+    tmp_path: Path, ray_session: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tiny_store(tmp_path, 1)
+    other = {**family("cpu", "fp32"), "instructions": "ANCIENT"}
+    monkeypatch.setattr("pipeline.engine.placement.family", lambda device, precision: other)
+    with pytest.raises(SettingsError, match=r"cannot do the work of a device of cpu .* ANCIENT"):
+        run(store, Actors(num_actors=1), points=tiny_points(1))
+    assert contents(store) == {}
+
+
 def test_an_image_that_is_not_finite_is_named_and_never_kept(tmp_path: Path) -> None:
     store = tiny_store(tmp_path, 1)
     put_snapshot(store, "spoilt", 7, spoilt=True)
@@ -430,6 +468,24 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_computed(tmp_
             run(store, points=tiny_points(1))
     finally:
         (tmp_path / "store").chmod(0o755)
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_one_error_and_the_next_run_goes_on(
+    tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    """A limit on the size of files stands in for the full disk: small ones can be written, a chunk cannot."""
+    store = tiny_store(tmp_path, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"chunk-000000.*cannot be read or written \(File too large\)"):
+            run(store, points=tiny_points(1), image_format="png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [key for key in store.keys("samples") if "chunk" in key] == []
+    run(store, points=tiny_points(1))
+    assert contents(store).items() <= undisturbed.items()
+    assert len(contents(store)) == 8
 
 
 def test_more_threads_than_the_cluster_has_are_refused(tmp_path: Path, ray_session: Resources) -> None:

