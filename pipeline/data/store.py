@@ -236,7 +236,7 @@ class Store:
         StoreError: nothing can be written there; said before any work is begun.
         """
         probe = f".probe-{_attempt()}"
-        self.write(probe, b"")
+        self.write(probe, b".")  # an empty file fits on a full disk
         self.delete(probe)
 
     # -- within --------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
@@ -63,8 +62,9 @@ def test_the_gradients_lie_in_several_buckets_whose_final_order_is_there_at_the_
     assert seen["plain"][-len(first) :] == first
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_a_group_that_resumes_after_its_first_step_ends_with_the_same_bits(tmp_path: Path, world_size: int) -> None:
+def test_a_group_that_resumes_after_its_first_step_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """With two workers it would in any case: a sum of two has one order."""
+    world_size = 3
     whole, broken = _folder(tmp_path / "whole"), _folder(tmp_path / "broken")
     train_in_group(whole, world_size, make_settings(4))
     train_in_group(broken, world_size, make_settings(1))
