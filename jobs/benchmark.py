@@ -50,7 +50,7 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
 def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowReporter) -> None:
     """Table, figure and picture: printed, logged as a run of the benchmark's own, and written to a folder."""
     title = next(iter(result.titles.values()))
-    marks = [Mark(row.solver, row.nfe, row.distance, str(row.num_steps)) for row in result.rows]
+    marks = [Mark(row.solver, row.nfe, row.distance, str(row.num_steps), best=row.pareto) for row in result.rows]
     figure = quality_against_cost(marks, f"{result.name}: quality against NFE", y_label=f"{title} (less is better)")
     with reporter.run(
         digest({"benchmark": result.name}), result.name, {"kind": "benchmark", "benchmark": result.name}

@@ -1,7 +1,5 @@
 """From an extractor's settings to what runs: files are read, and a classifier is trained, once a store and data set."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +13,7 @@ from pipeline.engine.cache import Kept, kept
 from pipeline.engine.work import ExtractorPlan
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import Classifier, ExtractorSettings, train_classifier
+from pipeline.training.loop import cpu_threads
 
 CLASSIFIER_THREADS = 2  # part of what determines its weights, so the same on all machines
 
@@ -68,17 +67,6 @@ def classifier_for(store: Store, dataset: str, settings: Classifier, progress: b
     key = f"cache/classifiers/{digest({'classifier': settings, 'dataset': data.info.digest})}"
     weights, meta = kept(store, key, "weights.safetensors", lambda: _train(data, settings, progress))
     return KeptClassifier(ExtractorPlan(settings, weights), meta["accuracy"], meta["num_validation"], dataset)
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Torch with so many threads in this process, and as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(data: Dataset, settings: Classifier, progress: bool) -> Kept:

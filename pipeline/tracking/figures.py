@@ -33,6 +33,7 @@ class Point:
         label: a short word beside the mark, or empty.
         low: lower end of the distance's interval, if there is one.
         high: upper end.
+        best: nothing is better in both cost and distance; it gets a ring.
     """
 
     series: str
@@ -41,18 +42,7 @@ class Point:
     label: str = ""
     low: float | None = None
     high: float | None = None
-
-
-def pareto(points: Sequence[Point]) -> list[bool]:
-    """For each point whether no other is at least as good in both cost and distance and better in one."""
-    return [
-        bool(np.isfinite(p.distance))
-        and not any(
-            q.cost <= p.cost and q.distance <= p.distance and (q.cost < p.cost or q.distance < p.distance)
-            for q in points
-        )
-        for p in points
-    ]
+    best: bool = False
 
 
 def quality_against_cost(
@@ -75,7 +65,7 @@ def quality_against_cost(
     axes = figure.add_subplot()
     for number, series in enumerate(dict.fromkeys(p.series for p in shown)):
         _draw_series(axes, series, [p for p in shown if p.series == series], number)
-    front = sorted((p for p, best in zip(shown, pareto(shown), strict=True) if best), key=lambda p: p.cost)
+    front = sorted((p for p in shown if p.best), key=lambda p: p.cost)
     if front:
         axes.step([p.cost for p in front], [p.distance for p in front], where="post", color="#999999", lw=1, ls=":",
                   zorder=1)  # fmt: skip

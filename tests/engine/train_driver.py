@@ -1,4 +1,4 @@
-"""The driver of a training on Ray, as a program: run again, it goes on. `python -m tests.engine.train_driver FOLDER N STEPS`."""
+"""The driver of a training on Ray, as a program: `python -m tests.engine.train_driver FOLDER WORKERS STEPS`."""
 
 import os
 import sys

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.tracking.figures import Point, pareto, pixels, quality_against_cost
+from pipeline.tracking.figures import Point, pixels, quality_against_cost
 
 
 def figure(points: list[Point]) -> Image.Image:
@@ -17,17 +17,13 @@ def has_colour(image: Image.Image, colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(np.asarray(image.convert("RGB")).astype(int) - colour).sum(-1) < 10).any())
 
 
-def test_the_front_is_what_no_other_point_beats() -> None:
-    points = [Point("a", 10, 5), Point("a", 20, 3), Point("b", 20, 4), Point("b", 30, 3), Point("b", 5, 9)]
-    assert pareto(points) == [True, True, False, False, True]
-
-
-def test_equal_points_are_both_on_the_front() -> None:
-    assert pareto([Point("a", 1, 1), Point("b", 1, 1)]) == [True, True]
-
-
-def test_a_distance_that_is_not_a_number_is_on_no_front() -> None:
-    assert pareto([Point("a", 1, math.nan), Point("b", 2, 1)]) == [False, True]
+def test_only_the_best_points_have_a_ring() -> None:
+    ring = (0x22, 0x22, 0x22)  # also the colour of the axes, so there is more of it with rings than without
+    plain, ringed = (
+        np.asarray(figure([Point("a", 1, 2, best=best), Point("a", 2, 1)]).convert("RGB")) for best in (False, True)
+    )
+    count = [int((np.abs(image.astype(int) - ring).sum(-1) < 10).sum()) for image in (plain, ringed)]
+    assert count[1] > count[0] + 100
 
 
 def test_each_series_has_its_own_line() -> None:

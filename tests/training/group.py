@@ -3,6 +3,7 @@
 import multiprocessing
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def _member(
     member: Callable[..., None], rank: int, world_size: int, rendezvous: str, folder: Path, arguments: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo", init_method=rendezvous, rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
+    )
     member(Place(rank, world_size), folder, *arguments)
     dist.destroy_process_group()
 
