@@ -190,7 +190,7 @@ def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, li
         if members and (chosen := [member for member in members if _kind(member) == part]):
             current = chosen[0]
             continue
-        fields = _fields(current)
+        fields = field_types(current)
         beside = list(fields)
         path.append(str(part))
         if part in fields:
@@ -198,7 +198,7 @@ def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, li
         else:
             arguments = typing.get_args(current)
             current = arguments[-1] if arguments and arguments[-1] is not Ellipsis else (arguments or (None,))[0]
-    return ".".join(path), beside, list(_fields(_strip(current)))
+    return ".".join(path), beside, list(field_types(_strip(current)))
 
 
 def _strip(annotation: Any) -> Any:
@@ -213,15 +213,16 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _kind(member: Any) -> Any:
-    literal = _fields(_strip(member)).get("kind")
+    literal = field_types(_strip(member)).get("kind")
     return (typing.get_args(literal) or (None,))[0] if literal is not None else getattr(member, "__name__", None)
 
 
-def _fields(annotation: Any) -> dict[str, Any]:
+def field_types(annotation: Any) -> dict[str, Any]:
+    """The keys of a model or dataclass and their annotations; of a union, those of its first member that has any."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {name: field.rebuild_annotation() for name, field in annotation.model_fields.items()}
     if dataclasses.is_dataclass(annotation):
         hints = typing.get_type_hints(annotation, include_extras=True)
         return {field.name: hints[field.name] for field in dataclasses.fields(annotation)}
-    candidates = [_fields(_strip(member)) for member in _members(annotation)]  # such as `X | None`
+    candidates = [field_types(_strip(member)) for member in _members(annotation)]
     return next((fields for fields in candidates if fields), {})

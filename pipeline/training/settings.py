@@ -96,7 +96,7 @@ class TrainingSettings(Frozen):
     batch_size: int = Field(default=512, gt=0)
     microbatch: int | None = Field(default=None, gt=0)
     x_flip: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Precision = "fp32"
     channels_last: bool = True
     compile: bool = False
