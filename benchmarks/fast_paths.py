@@ -39,7 +39,9 @@ class Case:
 
 
 CASES = {
-    "demo": Case(DDPMpp(model_channels=32, channel_mult=(1, 1), num_blocks=1), 16, 1, 10, batch=64),
+    "demo": Case(
+        DDPMpp(model_channels=16, channel_mult=(1, 2, 2), num_blocks=1, attn_resolutions=(8,)), 16, 1, 10, batch=64
+    ),
     "cifar10": Case(DDPMpp(), 32, 3, 0, batch=16),
 }
 

@@ -69,10 +69,11 @@ def train(job: TrainingJob, place: Place, console: Console) -> None:
                 continue
             progress.tell(trainer, summary)
             # The snapshot first: a training killed between the two makes it again, with the same content.
-            if cadence.snapshot_due(before, trainer.position):
-                _save_snapshot(trainer, job, place, run)
+            snapshot = _save_snapshot(trainer, job) if cadence.snapshot_due(before, trainer.position) else None
             if cadence.checkpoint_due(before, trainer.position):
                 checkpoint.save(job.store, job.folder, trainer.checkpoint(), job.meta)
+            if snapshot is not None:  # the picture last, since it takes seconds
+                run.image("samples", sample_picture(job.model, snapshot, place.device), trainer.position)
             progress.pause_ended()
 
 
@@ -138,10 +139,9 @@ def _resume(trainer: Trainer, job: TrainingJob, place: Place, console: Console) 
         )
 
 
-def _save_snapshot(trainer: Trainer, job: TrainingJob, place: Place, run: Run) -> None:
-    """Commits the weights, and shows what the first of them sample."""
+def _save_snapshot(trainer: Trainer, job: TrainingJob) -> bytes:
+    """Commits the weights; returns the first of them as they were written."""
     checkpoint.check_finite(job.folder, trainer.checkpoint())
     weights = trainer.weights()
     manifest = commit_snapshot(job.store, job.folder, trainer.position, job.model, weights, job.meta)
-    first = job.store.blob(manifest, f"{next(iter(weights))}.safetensors")
-    run.image("samples", sample_picture(job.model, first, place.device), trainer.position)
+    return job.store.blob(manifest, f"{next(iter(weights))}.safetensors")

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data.pictures import image_grid
+from pipeline.diffusion.decoding import quantize
 from pipeline.diffusion.labels import Balanced
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.training.settings import ModelSpec
@@ -35,5 +36,4 @@ def sample_picture(model: ModelSpec, weights: bytes, device: torch.device) -> ND
         seeds = torch.arange(columns, device=device) + stride * len(rows)
         labels = Balanced().of(seeds, model.num_classes) if model.num_classes else None
         rows.append(sample(denoiser, denoiser.levels, Sampler(), seeds, model.shape, labels).images)
-    pixels = (torch.cat(rows) * 127.5 + 128).clip(0, 255).to(torch.uint8)
-    return image_grid(pixels.cpu().numpy(), columns)
+    return image_grid(quantize(torch.cat(rows)).cpu().numpy(), columns)

@@ -80,11 +80,11 @@ def table(root: Path) -> str:
 def test_the_report_has_a_row_for_each_setting_with_its_counted_nfe(root: Path) -> None:
     found = {}
     for line in table(root).splitlines()[2:]:
-        if cells := re.match(r"\| (\S.*?) +\| +(\d+) \|", line):
-            found[cells[1]] = int(cells[2])
+        if cells := re.match(r"\| (\S.*?) +\| digits-\w+@20000/(ema-\d) +\| +(\d+) \|", line):
+            found[cells[1], cells[2]] = int(cells[3])
     assert found == {
-        "euler, num_steps=4": 4, "euler, num_steps=6": 6, "heun, num_steps=4": 7, "heun, num_steps=6": 11,
-        "ema=ema-8, churn S_churn=5": 35,
+        ("euler, num_steps=4", "ema-2"): 4, ("euler, num_steps=6", "ema-2"): 6, ("heun, num_steps=4", "ema-2"): 7,
+        ("heun, num_steps=6", "ema-2"): 11, ("ema=ema-8, churn S_churn=5", "ema-8"): 35,
     }  # fmt: skip
     picture = Image.open(root / "report" / "comparison.png")
     assert picture.width > 500
@@ -145,7 +145,7 @@ def test_generate_exports_pngs_with_their_labels(root: Path, capsys: pytest.Capt
     }  # fmt: skip
     (root / "generate.yaml").write_text(yaml.safe_dump(content))
     assert cli.run(GenerateJob, generate.main, None, argv=[str(root / "generate.yaml")]) == 0
-    assert "0 images generated, 30 were there" in capsys.readouterr().out
+    assert "0 images generated, 64 were there" in capsys.readouterr().out
     [folder] = (root / "png").iterdir()
     labels = dict(json.loads((folder / "dataset.json").read_text())["labels"])
     assert len(labels) == 30
