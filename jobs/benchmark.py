@@ -10,7 +10,6 @@ from jobs.context import (
     checked_points,
     cost,
     engine_actors,
-    engine_points,
     engine_seeds,
     measures_of,
     namespace,
@@ -78,7 +77,7 @@ def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowRep
 
 
 def dry_run(settings: BenchmarkJob) -> list[str]:
-    return cost(Store(settings.store), settings, engine_points(settings))
+    return cost(Store(settings.store), settings)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from pipeline.diffusion.sampling import count_nfe
 from pipeline.engine.generation import Actors, Point, Seeds, find_settings
 from pipeline.engine.measures import Measure, build_measures, trained_on
 from pipeline.engine.placement import place
-from pipeline.errors import SettingsError
+from pipeline.engine.timing import seconds_per_evaluation
 from pipeline.tracking.links import default_spool, default_tracking_uri
 from pipeline.tracking.mlflow_reporter import MlflowReporter
-from pipeline.training.snapshot import find_snapshot
 
 
 def open_store(job: Job) -> Store:
@@ -77,17 +76,21 @@ def namespace(settings: GenerateSettings) -> str:
     return "" if settings.reuse == "store" else uuid.uuid4().hex
 
 
-def cost(store: Store, settings: GenerateSettings, points: list[Point]) -> list[str]:
-    """What a grid would cost, for --dry-run: points, images and network evaluations."""
-    evaluations = 0
-    for point in points:
-        levels = find_snapshot(store, point.checkpoint).model.preconditioning.levels()
-        try:
-            evaluations += count_nfe(point.sampler, levels)
-        except ValueError as error:
-            raise SettingsError(point.name, str(error)) from error
-    count = settings.seeds.count
-    return [f"{len(points)} settings x {count:,} images: {evaluations * count:,} network evaluations at most"]
+def cost(store: Store, settings: GenerateSettings) -> list[str]:
+    """What a grid would cost, for --dry-run: images, network evaluations, and time where the network was timed before.
+
+    Raises:
+        UserError: a checkpoint is not there, or a sampler or labels do not go with its network.
+    """
+    points, count = engine_points(settings), settings.seeds.count
+    found = find_settings(store, points, settings.execution, place(settings.execution, engine_actors(settings)))
+    evaluations = [count * count_nfe(item.sampler, item.snapshot.model.preconditioning.levels()) for item in found]
+    lines = [f"{len(points)} settings x {count:,} images: {sum(evaluations):,} network evaluations at most"]
+    rates = [seconds_per_evaluation(store, item) for item in found]
+    seconds = [rate * number for rate, number in zip(rates, evaluations, strict=True) if rate is not None]
+    if len(seconds) == len(found):
+        lines.append(f"about {sum(seconds) / 60:,.1f} minutes of one actor, by earlier timings of this network")
+    return lines
 
 
 def _point(name: str, settings: PointSettings) -> Point:

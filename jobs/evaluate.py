@@ -8,7 +8,6 @@ from jobs.context import (
     checked_points,
     cost,
     engine_actors,
-    engine_points,
     engine_seeds,
     measures_of,
     namespace,
@@ -59,7 +58,7 @@ def _on_the_best(store: Store, settings: EvaluateJob, points: list[Point], measu
 
 
 def dry_run(settings: EvaluateJob) -> list[str]:
-    return cost(Store(settings.store), settings, engine_points(settings))
+    return cost(Store(settings.store), settings)
 
 
 if __name__ == "__main__":

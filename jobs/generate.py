@@ -48,7 +48,7 @@ def _track(store: Store, settings: GenerateJob, reporter: Reporter, result: Poin
 
 
 def dry_run(settings: GenerateJob) -> list[str]:
-    return cost(Store(settings.store), settings, engine_points(settings))
+    return cost(Store(settings.store), settings)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Never inferred from chunks that were generated, whose workers may have shared th
 `timings/<digest>`, where the digest names the setting, the batch and the device by its full name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
+from pipeline.diffusion.sampling import count_nfe
 from pipeline.digests import digest
 from pipeline.engine.actor import Actor, ChunkWorker, Hello
 from pipeline.engine.devices import device_name, fixed_arithmetic
@@ -90,8 +91,29 @@ def _measure(store: Store, setting: Setting, watch: Stopwatch, batch_size: int, 
     threads = int(setting.key["execution"]["threads"])
     timing = Timing(1000 * median(seconds) / batch_size, tuple(seconds), batch_size, threads, watch.device)
     about = _about(setting, batch_size, repeats, watch.device)
-    store.commit(f"{ROOT}/{digest(about)}", {}, {"about": about, "name": setting.name, "timing": asdict(timing)})
+    nfe = count_nfe(setting.sampler, setting.snapshot.model.preconditioning.levels())
+    meta = {"about": about, "name": setting.name, "timing": asdict(timing), "nfe": nfe}
+    store.commit(f"{ROOT}/{digest(about)}", {}, meta)
     return timing
+
+
+def seconds_per_evaluation(store: Store, setting: Setting) -> float | None:
+    """What one evaluation of the network takes for one image, by the timings of this network in the same execution on
+    the same family of devices; the median, or None where nothing like it was timed yet."""
+    found = []
+    for key in store.committed(ROOT):
+        try:
+            meta = store.manifest(key).meta
+        except StoreError:
+            continue
+        if _alike(meta["about"]["setting"], setting.key):
+            found.append(meta["timing"]["seconds_per_1000"] / 1000 / meta["nfe"])
+    return median(found) if found else None
+
+
+def _alike(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    same_model = one["networks"]["main"]["model"] == two["networks"]["main"]["model"]
+    return same_model and all(one[field] == two[field] for field in ("execution", "device"))
 
 
 def _about(setting: Setting, batch_size: int, repeats: int, device: str) -> dict[str, Any]:
