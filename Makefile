@@ -62,7 +62,8 @@ bench: venv ## measure the fast paths on this machine
 	@$(BIN)/python -m benchmarks.fast_paths
 
 ui: venv ## the MLflow UI over the demo's runs, on http://127.0.0.1:5000
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/demo/mlflow.db --host 127.0.0.1 --port 5000
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
+		--backend-store-uri sqlite:///$(CURDIR)/runs/demo/mlflow.db --workers 1 --host 127.0.0.1 --port 5000
 
 lock: venv ## constraints.txt anew
 	@{ head -n 1 constraints.txt; $(BIN)/uv pip compile --quiet pyproject.toml --extra demo --extra dev --universal \

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -60,11 +61,17 @@ def ui_command(tracking_uri: str) -> str:
     path = database_path(tracking_uri)
     if path is None:
         return ""
-    uri = shlex.quote(f"{_SQLITE}{path}")
+    uri, python = shlex.quote(f"{_SQLITE}{path}"), shlex.quote(_python())
     return (
         "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
-        f"mlflow server --backend-store-uri {uri} --workers 1 --port {UI_PORT}"
+        f"{python} -m mlflow server --backend-store-uri {uri} --workers 1 --port {UI_PORT}"
     )
+
+
+def _python() -> str:
+    """This interpreter, as short as it can be said in this folder; the environment need not be activated."""
+    here, python = Path.cwd(), Path(sys.executable)
+    return str(python.relative_to(here)) if python.is_relative_to(here) else str(python)
 
 
 def run_link(tracking_uri: str, experiment_id: str, run_id: str) -> str:
