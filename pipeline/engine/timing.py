@@ -106,7 +106,7 @@ def seconds_per_evaluation(store: Store, setting: Setting) -> float | None:
             meta = store.manifest(key).meta
         except StoreError:
             continue
-        if _alike(meta["about"]["setting"], setting.key):
+        if "nfe" in meta and _alike(meta["about"]["setting"], setting.key):
             found.append(meta["timing"]["seconds_per_1000"] / 1000 / meta["nfe"])
     return median(found) if found else None
 

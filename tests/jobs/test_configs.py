@@ -22,7 +22,7 @@ from pipeline.diffusion.sampling import Sampler
 
 CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
 KINDS: list[tuple[str, type[Job]]] = [  # the key that only this job has
-    ("train", StudyJob), ("source", PrepareJob), ("training", TrainJob), ("timing", BenchmarkJob),
+    ("train", StudyJob), ("source", PrepareJob), ("training", TrainJob), ("name", BenchmarkJob),
     ("metrics", EvaluateJob), ("checkpoint", GenerateJob),
 ]  # fmt: skip
 
