@@ -51,9 +51,9 @@ def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowRep
     title = next(iter(result.titles.values()))
     marks = [Mark(row.solver, row.nfe, row.distance, str(row.num_steps), best=row.pareto) for row in result.rows]
     figure = quality_against_cost(marks, f"{result.name}: quality against NFE", y_label=f"{title} (less is better)")
-    with reporter.run(
-        digest({"benchmark": result.name}), result.name, {"kind": "benchmark", "benchmark": result.name}
-    ) as run:
+    # Other images or another protocol under the same name are another run: what was told before stays.
+    key = digest({"benchmark": result.name, "rows": [[row.samples_digest, row.protocol] for row in result.rows]})
+    with reporter.run(key, result.name, {"kind": "benchmark", "benchmark": result.name}) as run:
         run.text(cli.resolved_yaml(job), "settings.yaml")
         run.text(result.table(), "table.md")
         run.text(result.to_csv(), "table.csv")

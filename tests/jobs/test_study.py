@@ -10,8 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from jobs import cli, evaluate, generate, study, train
-from pipeline.config.settings import EvaluateJob, GenerateJob, StudyJob, TrainJob
+from jobs import benchmark, cli, evaluate, generate, study, train
+from pipeline.config.settings import BenchmarkJob, EvaluateJob, GenerateJob, StudyJob, TrainJob
 from pipeline.engine.session import session
 
 STUDY = """
@@ -184,3 +184,24 @@ def test_a_dry_run_prints_settings_that_are_the_same_job_and_what_it_costs(
     [minutes] = re.findall(r"# about ([\d.]+) minutes of one actor, by earlier timings of this network", told)
     assert float(minutes) < 1
     assert GenerateJob.model_validate(yaml.safe_load(told)).seeds.first == 10
+
+
+def test_a_benchmark_of_other_images_under_the_same_name_leaves_the_first_one_s_table(root: Path) -> None:
+    def tables() -> int:
+        return sum(run.data.tags["kind"] == "benchmark" for run in runs(root))
+
+    content = {
+        "store": str(root / "store"), "experiment": "tests", "name": "solvers", "timing": None,
+        "checkpoint": {"training": "digits", "at": 20000}, "seeds": {"count": 64},
+        "sampler": {"solver": {"kind": "euler"}, "timesteps": {"kind": "edm", "num_steps": 4}},
+        "execution": {"batch_size": 32, "chunk_size": 32},
+        "metrics": {
+            "extractors": [{"kind": "classifier", "width": 8, "epochs": 4, "num_features": 16}],
+            "classifier_dataset": "others",
+        },
+    }  # fmt: skip
+    (root / "benchmark.yaml").write_text(yaml.safe_dump(content))
+    before = tables()
+    for _ in range(2):
+        assert cli.run(BenchmarkJob, benchmark.main, None, argv=[str(root / "benchmark.yaml")]) == 0
+    assert tables() == before + 1
