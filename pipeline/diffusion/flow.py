@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.diffusion.guidance import Denoise, Guidance
 from pipeline.diffusion.preconditioning import per_sample
-from pipeline.diffusion.schedules import Scaling, Schedule
+from pipeline.diffusion.schedules import Linear, Scaling, Schedule, Unscaled
 
 
 class Flow:
@@ -57,6 +57,10 @@ class Flow:
         s, s_dot = self._scaling.s(sigma), self._scaling.ds_dsigma(sigma) * sigma_dot
         of_x, of_denoised = sigma_dot / sigma + s_dot / s, sigma_dot * s / sigma
         return per_sample(of_x, x) * x - per_sample(of_denoised, x) * denoised
+
+    def plain(self) -> "Flow":
+        """The same flow without scaling and with sigma for time: where data, noise and denoiser add up."""
+        return Flow(self._denoise, Linear(), Unscaled(), self._guidance, self._labels, self._count, self._index)
 
     def select(self, index: Tensor) -> "Flow":
         """The flow of some of the samples; the count stays common."""

@@ -61,6 +61,11 @@ class Plan(Protocol):
         """The N that churn divides S_churn by."""
         ...
 
+    @property
+    def ahead(self) -> int:
+        """How many moves follow the one that `next` gave last; MANY where nobody knows."""
+        ...
+
     def next(self) -> Move | None:
         """The next move, or None when every sample has arrived."""
         ...
@@ -86,6 +91,10 @@ class FixedPlan:
     @property
     def num_steps(self) -> int:
         return len(self._sigmas) - 1
+
+    @property
+    def ahead(self) -> int:
+        return self.num_steps - self._index
 
     def next(self) -> Move | None:
         if self._index == self.num_steps:
@@ -133,23 +142,31 @@ def sample(
 
 def integrate(
     flow: Flow, x: Tensor, plan: Plan, sampler: Sampler, noise: Noise, network: NoiseLevels,
-    on_move: Callback | None = None,
+    on_move: Callback | None = None, memory: Memory = (),
 ) -> Tensor:  # fmt: skip
-    """Follows a plan from the state x to its end, and returns the state there."""
-    memory: Memory = ()
+    """Follows a plan from the state x, with the solver's memory of earlier steps, and returns the state at its end."""
     index = 0
     while (move := plan.next()) is not None:
         climbing = move.sigma_next > move.sigma
         if bool(climbing.any()):
             x, memory = _climb(flow, x, move, climbing, memory, noise.normal(draw(RENOISE, index)))
+            noise = noise.branch(climbing, index + 1)  # on its way down again it must meet other noise
             move = Move(torch.where(climbing, move.sigma_next, move.sigma), move.sigma_next)  # these stay, now
         if not bool(climbing.all()):
-            step = _descend(flow, x, move, sampler, plan.num_steps, index, noise, network, memory)
+            step = _descend(flow, x, move, sampler, _Place(index, plan.num_steps, plan.ahead), noise, network, memory)
             x, memory = _keep(plan.judge(step), step, x, memory)
         if on_move is not None:
             on_move(index, x, move.sigma_next)
         index += 1
     return x
+
+
+class _Place(NamedTuple):
+    """Where in its plan a move stands."""
+
+    number: int
+    num_steps: int
+    ahead: int
 
 
 def _climb(
@@ -164,8 +181,8 @@ def _climb(
 
 
 def _descend(
-    flow: Flow, x: Tensor, move: Move, sampler: Sampler, num_steps: int, index: int, noise: Noise,
-    network: NoiseLevels, memory: Memory,
+    flow: Flow, x: Tensor, move: Move, sampler: Sampler, place: _Place, noise: Noise, network: NoiseLevels,
+    memory: Memory,
 ) -> Step:  # fmt: skip
     """One step down. The last one, to sigma = 0, is Euler's in all solvers: no slope exists there."""
     moving = move.sigma_next < move.sigma
@@ -174,19 +191,21 @@ def _descend(
         if bool(group.all()):
             continue
         if bool(group.any()):
-            return _descend_in_groups(flow, x, move, sampler, num_steps, index, noise, network, memory)
+            return _descend_in_groups(flow, x, move, sampler, place, noise, network, memory)
     if not bool(moving.any()):
         return Step(x, memory)
     t, t_next = flow.t(move.sigma), flow.t(move.sigma_next)
-    x_hat, t_hat = sampler.stochasticity.perturb(flow, x, t, num_steps, index, noise, network)
+    x_hat, t_hat = sampler.stochasticity.perturb(flow, x, t, place.num_steps, place.number, noise, network)
+    if t_hat is not t:
+        noise = noise.branch(t_hat > t, place.number + 1)
     if bool(last.all()):
         return Euler().step(flow, x_hat, t_hat, t_next, (), noise)._replace(memory=memory)
-    return sampler.solver.step(flow, x_hat, t_hat, t_next, memory, noise)
+    return sampler.solver.step(flow, x_hat, t_hat, t_next, memory, noise, place.ahead)
 
 
 def _descend_in_groups(
-    flow: Flow, x: Tensor, move: Move, sampler: Sampler, num_steps: int, index: int, noise: Noise,
-    network: NoiseLevels, memory: Memory,
+    flow: Flow, x: Tensor, move: Move, sampler: Sampler, place: _Place, noise: Noise, network: NoiseLevels,
+    memory: Memory,
 ) -> Step:  # fmt: skip
     """As `_descend`, where some samples step, some make their last step and some have arrived: each group by itself."""
     moving, last = move.sigma_next < move.sigma, (move.sigma_next == 0) & (move.sigma > 0)
@@ -198,9 +217,7 @@ def _descend_in_groups(
             continue
         part = Move(move.sigma[chosen], move.sigma_next[chosen])
         of_part = tuple(item[chosen] for item in memory)
-        step = _descend(
-            flow.select(chosen), x[chosen], part, sampler, num_steps, index, noise.select(chosen), network, of_part
-        )
+        step = _descend(flow.select(chosen), x[chosen], part, sampler, place, noise.select(chosen), network, of_part)
         x[chosen] = step.x
         if step.error is not None:
             error = torch.zeros_like(x) if error is None else error

@@ -101,11 +101,14 @@ class Noise:
     Args:
         seeds: int64 of shape (N,), one a sample, on the device where the noise is wanted.
         shape: of one sample, (C, H, W).
+        branch: which of its Brownian paths each sample is on, int64 of shape (N,); empty is the first for all.
     """
 
-    def __init__(self, seeds: Tensor, shape: Sequence[int]) -> None:
+    def __init__(self, seeds: Tensor, shape: Sequence[int], branch: Tensor | None = None) -> None:
         self.seeds = seeds
         self.shape = tuple(shape)
+        self._branch = torch.zeros_like(seeds) if branch is None else branch
+        self._descent: list[tuple[Tensor, Tensor, Tensor]] = []  # node, left and right end of the last way down
 
     def normal(self, draw: Tensor | int) -> Tensor:
         """Standard normal noise of shape (N, *shape), float64; the same draw gives the same noise."""
@@ -114,6 +117,28 @@ class Noise:
     def uniform(self, draw: Tensor | int) -> Tensor:
         """One uniform number a sample, shape (N,)."""
         return uniform(self.seeds, draw)[:, 0]
+
+    def between(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        """The standard normal noise that belongs to a step from sigma down to sigma_next, whatever the grid.
+
+        It is the increment of one Brownian path a sample, whose clock is ln sigma, divided by its standard deviation.
+        So steps over disjoint intervals have independent noise, a step and the parts of it have noise that fits
+        together, and refining the grid refines the same path. Levels are told apart to a factor of 1.0003; the clock
+        runs from 1e-4 to 1e4.
+
+        Args:
+            sigma: float64 of shape (N,).
+            sigma_next: likewise, less than sigma.
+
+        Returns:
+            float64 of shape (N, *shape).
+        """
+        ticks = 2**_CLOCK_DEPTH
+        upper = _clock(sigma).mul(ticks).round().clamp(1, ticks)
+        lower = torch.minimum(_clock(sigma_next).mul(ticks).round(), upper - 1).clamp(min=0)
+        increment = self._path(upper / ticks, _CLOCK_DEPTH) - self._path(lower / ticks, _CLOCK_DEPTH)
+        scaled: Tensor = increment * ((upper - lower) / ticks).rsqrt().reshape(self._column)
+        return scaled
 
     def increment(self, t_a: Tensor, t_b: Tensor, depth: int = 20) -> Tensor:
         """W(t_b) - W(t_a) of one Brownian path a sample on [0, 1], whatever the grid that asks.
@@ -131,21 +156,50 @@ class Noise:
         """
         return self._path(t_b, depth) - self._path(t_a, depth)
 
-    def _path(self, t: Tensor, depth: int) -> Tensor:
-        column = (-1, *[1] * len(self.shape))
-        left = torch.zeros(len(self.seeds), *self.shape, dtype=torch.float64, device=self.seeds.device)
-        right = self.normal(draw(PATH, 0))
-        start, width, node = torch.zeros_like(t), 1.0, torch.ones_like(self.seeds)
-        for _ in range(depth):
-            deviation = math.sqrt(width) / 2
-            middle = (left + right) / 2 + deviation * self.normal((PATH << 32) + node)
-            width /= 2
-            upper = t >= start + width
-            where = upper.reshape(column)
-            left, right = torch.where(where, middle, left), torch.where(where, right, middle)
-            start, node = start + width * upper, 2 * node + upper.long()
-        return left + ((t - start) / width).reshape(column) * (right - left)
-
     def select(self, index: Tensor) -> "Noise":
         """The same noise for some of the samples."""
-        return Noise(self.seeds[index], self.shape)
+        return Noise(self.seeds[index], self.shape, self._branch[index])
+
+    def branch(self, where: Tensor, number: int) -> "Noise":
+        """The same noise but for the paths of some samples, which are others from here on: they go over levels again
+        that they have been at, and must not meet the noise of before.
+
+        Args:
+            where: which samples, bool of shape (N,).
+            number: of the path, 1 or more, less than 2**23.
+        """
+        return Noise(self.seeds, self.shape, torch.where(where, number, self._branch))
+
+    @property
+    def _column(self) -> tuple[int, ...]:
+        return (-1, *[1] * len(self.shape))
+
+    def _path(self, t: Tensor, depth: int) -> Tensor:
+        """W(t). The way down to the last time asked is kept, since the next one mostly shares its beginning."""
+        left = torch.zeros(len(self.seeds), *self.shape, dtype=torch.float64, device=self.seeds.device)
+        stream = ((self._branch << 8) + PATH) << 32
+        if not self._descent:
+            self._descent = [(torch.ones_like(self.seeds), left, self.normal(stream))]
+        (node, left, right), start, width = self._descent[0], torch.zeros_like(t), 1.0
+        for level in range(depth):
+            upper = t >= start + width / 2
+            child = 2 * node + upper.long()
+            if level + 1 < len(self._descent) and torch.equal(self._descent[level + 1][0], child):
+                left, right = self._descent[level + 1][1:]
+            else:
+                middle = (left + right) / 2 + math.sqrt(width) / 2 * self.normal(stream + node)
+                where = upper.reshape(self._column)
+                left, right = torch.where(where, middle, left), torch.where(where, right, middle)
+                self._descent[level + 1 :] = [(child, left, right)]
+            width /= 2
+            node, start = child, start + width * upper
+        return left + ((t - start) / width).reshape(self._column) * (right - left)
+
+
+_CLOCK_DEPTH = 16
+_CLOCK_START, _CLOCK_END = math.log(1e-4), math.log(1e4)
+
+
+def _clock(sigma: Tensor) -> Tensor:
+    """ln sigma as a share of the clock's range."""
+    return ((sigma.log() - _CLOCK_START) / (_CLOCK_END - _CLOCK_START)).clamp(0, 1)

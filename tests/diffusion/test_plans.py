@@ -16,7 +16,7 @@ from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.sampling import Move, Sampler
 from pipeline.diffusion.schedules import VE, VP, Linear, Unscaled, VPScaling
 from pipeline.diffusion.seeds import INITIAL, RENOISE, Noise, draw, normal
-from pipeline.diffusion.solvers import Euler, Heun, Memory, Step
+from pipeline.diffusion.solvers import MANY, Euler, Heun, Memory, Step
 from pipeline.diffusion.stochasticity import Churn
 from pipeline.diffusion.timesteps import EDMSteps, NoiseLevels, grid
 from tests.diffusion.mixture import Mixture
@@ -44,7 +44,7 @@ class EmbeddedHeun:
 
     order: int = 2
 
-    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise) -> Step:
+    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int) -> Step:
         h = per_sample(t_next - t, x)
         d = flow.velocity(x, t)
         euler = x + h * d
@@ -56,6 +56,7 @@ class Adaptive:
     """Every sample has its own step in ln sigma, controlled by its own error; too large ones are rejected."""
 
     num_steps = 100
+    ahead = MANY
 
     def __init__(self, num_samples: int, sigma_max: float, sigma_min: float, tolerance: float) -> None:
         self.sigma = torch.full((num_samples,), sigma_max, dtype=torch.float64)
@@ -167,7 +168,7 @@ class AdamsBashforth2:
 
     order: int = 2
 
-    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise) -> Step:
+    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int) -> Step:
         h, d = t_next - t, flow.velocity(x, t)
         d_before, h_before = memory or (torch.zeros_like(x), torch.zeros_like(t))
         half = torch.where(h_before == 0, 0.0, h / torch.where(h_before == 0, 1.0, h_before) / 2)

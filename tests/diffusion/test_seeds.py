@@ -195,3 +195,41 @@ def test_every_sample_may_ask_at_its_own_time():
     for index in range(12):
         alone = noise.select(torch.tensor([index])).increment(t_a[index : index + 1], t_b[index : index + 1])
         assert torch.equal(alone[0], together[index])
+
+
+# The noise of steps: 2,000 samples of 4 elements.
+def between(sigma: float, sigma_next: float, noise: Noise = PATHS) -> torch.Tensor:
+    ones = torch.ones(len(noise.seeds), dtype=torch.float64)
+    return noise.between(sigma * ones, sigma_next * ones)
+
+
+@pytest.mark.parametrize("levels", [(80.0, 57.6), (1.0, 0.999), (0.003, 0.002), (5e4, 2e4), (1e-5, 1e-6), (2.0, 2.0)])
+def test_the_noise_of_a_step_is_standard_normal(levels):
+    values = between(*levels)
+    assert scipy.stats.kstest(values.flatten().numpy(), "norm").pvalue > 0.01
+    assert values.var().item() == pytest.approx(1.0, abs=5 * math.sqrt(2 / 8000))
+
+
+def test_steps_over_disjoint_levels_have_independent_noise():
+    a, b = between(10.0, 3.0), between(3.0, 2.9)
+    assert abs(correlation(a, b)) < 5 / math.sqrt(8000)
+    assert abs(correlation(a**2, b**2)) < 5 / math.sqrt(8000)
+
+
+def test_the_noise_of_a_step_is_made_of_the_noise_of_its_parts():
+    """In ln sigma, 8 -> 4 -> 1 has parts of 1/3 and 2/3; levels are rounded to the clock's ticks."""
+    whole, first, second = between(8.0, 1.0), between(8.0, 4.0), between(4.0, 1.0)
+    torch.testing.assert_close(math.sqrt(1 / 3) * first + math.sqrt(2 / 3) * second, whole, rtol=0, atol=2e-3)
+
+
+def test_asking_in_another_order_or_on_another_branch():
+    noise = Noise(torch.arange(5), (3,))
+    there = [between(a, b, noise) for a, b in ((80.0, 10.0), (10.0, 1.0), (1.0, 0.1))]
+    back = [between(a, b, Noise(torch.arange(5), (3,))) for a, b in ((1.0, 0.1), (10.0, 1.0), (80.0, 10.0))]
+    assert all(torch.equal(one, other) for one, other in zip(there, back[::-1], strict=True))
+    some = torch.tensor([True, False, True, False, False])
+    branched = between(10.0, 1.0, noise.branch(some, 7))
+    assert torch.equal(branched[~some], there[1][~some])
+    assert (branched - there[1])[some].abs().min() > 0
+    chosen = noise.branch(some, 7).select(torch.tensor([2, 1]))
+    assert torch.equal(between(10.0, 1.0, chosen), branched[[2, 1]])

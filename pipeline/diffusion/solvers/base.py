@@ -1,6 +1,6 @@
 """What a solver is: one step of the flow, from t to t_next. The loop, churn and the last step are not its business."""
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -25,16 +25,27 @@ class Step(NamedTuple):
 
 
 class SolverShape(Protocol):
+    stochastic: ClassVar[bool]  # whether steps add noise: then convergence is in distribution, not along a trajectory
+
     @property
     def order(self) -> int:
-        """The order of convergence of the global error, which a test measures."""
+        """The order of convergence of the global error, which a test measures; of a stochastic one, the weak order."""
         ...
 
-    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise) -> Step:
+    @property
+    def evaluations(self) -> int:
+        """Calls of the denoiser a step; the last step, to sigma = 0, is not the solver's and costs one."""
+        ...
+
+    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int) -> Step:
         """One step of every sample from its t to its t_next, both of shape (N,); sigma(t_next) > 0.
 
         `memory` is empty at the first step, and has the same number of items after every step. A sample without a past
         (its first step was rejected, or it has climbed) has zeros there. A solver that needs randomness takes it from
-        `noise`, keyed by what it is for, never from a global generator.
+        `noise.between(sigma, sigma_next)`, never from a global generator. `ahead` is how many steps of the plan follow
+        this one, the last one, to sigma = 0, among them; `MANY` where nobody knows.
         """
         ...
+
+
+MANY = 1 << 30

@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.diffusion.flow import Flow
 from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.seeds import Noise
-from pipeline.diffusion.solvers.base import Memory, Step
+from pipeline.diffusion.solvers.base import MANY, Memory, Step
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,16 @@ class Euler:
 
     kind: Literal["euler"] = "euler"
     revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    evaluations: ClassVar[int] = 1
 
     @property
     def order(self) -> int:
         return 1
 
-    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise) -> Step:
+    def step(
+        self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
+    ) -> Step:
         return Step(x + per_sample(t_next - t, x) * flow.velocity(x, t))
 
 
@@ -43,12 +47,16 @@ class Heun:
 
     kind: Literal["heun"] = "heun"
     revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    evaluations: ClassVar[int] = 2
 
     @property
     def order(self) -> int:
         return 2
 
-    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise) -> Step:
+    def step(
+        self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
+    ) -> Step:
         return _alpha_step(flow, x, t, t_next, 1.0)
 
 
@@ -58,12 +66,16 @@ class Midpoint:
 
     kind: Literal["midpoint"] = "midpoint"
     revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    evaluations: ClassVar[int] = 2
 
     @property
     def order(self) -> int:
         return 2
 
-    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise) -> Step:
+    def step(
+        self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
+    ) -> Step:
         return _alpha_step(flow, x, t, t_next, 0.5)
 
 
@@ -73,12 +85,16 @@ class Ralston:
 
     kind: Literal["ralston"] = "ralston"
     revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    evaluations: ClassVar[int] = 2
 
     @property
     def order(self) -> int:
         return 2
 
-    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise) -> Step:
+    def step(
+        self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
+    ) -> Step:
         return _alpha_step(flow, x, t, t_next, 2 / 3)
 
 
@@ -89,6 +105,8 @@ class Alpha:
     kind: Literal["alpha"] = "alpha"
     alpha: float = 1.0
     revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    evaluations: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
@@ -98,5 +116,7 @@ class Alpha:
     def order(self) -> int:
         return 2
 
-    def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise) -> Step:
+    def step(
+        self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
+    ) -> Step:
         return _alpha_step(flow, x, t, t_next, self.alpha)
