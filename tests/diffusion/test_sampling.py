@@ -12,9 +12,9 @@ from pipeline.diffusion.schedules import VP, Linear, Unscaled, VPScaling
 from pipeline.diffusion.seeds import INITIAL, draw, normal
 from pipeline.diffusion.solvers import Euler, Heun
 from pipeline.diffusion.stochasticity import Churn
-from pipeline.diffusion.timesteps import EDMSteps, ExplicitSteps, NoiseLevels, grid
+from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, ExplicitSteps, NoiseLevels, grid
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.parts import SCALINGS, SCHEDULES, SOLVERS, STOCHASTICITIES, TIMESTEPS, name
+from tests.diffusion.parts import EMBEDDED, SCALINGS, SCHEDULES, SOLVERS, STOCHASTICITIES, TIMESTEPS, name
 
 MIXTURE = Mixture(std=0.5)
 ANY = NoiseLevels()
@@ -107,11 +107,15 @@ VARIANTS = [
     *[{"solver": solver, "schedule": VP(), "scaling": VPScaling()} for solver in SOLVERS],
     *[{"stochasticity": part, "schedule": VP(), "scaling": VPScaling()} for part in STOCHASTICITIES],
     *[{"timesteps": steps} for steps in TIMESTEPS],
+    *[{"timesteps": AdaptiveSteps(rtol=0.1, atol=0.1, sigma_min=0.5), "solver": solver} for solver in EMBEDDED],
+    {"solver": Euler(), "schedule": VP(), "scaling": VPScaling(), "first_step": "analytic"},
 ]
 
 
 @pytest.mark.parametrize("preconditioning", [EDMPreconditioning(), IDDPMPreconditioning()], ids=name)
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(f"{k}={p.kind}" for k, p in v.items()))
+@pytest.mark.parametrize(
+    "variant", VARIANTS, ids=lambda v: "-".join(f"{k}={getattr(p, 'kind', p)}" for k, p in v.items())
+)
 def test_a_seed_is_the_same_image_in_any_company_bit_for_bit(variant, preconditioning):
     denoiser = Denoiser(Elementwise(), preconditioning, 0.5)
     sampler = Sampler(**{**BASE, **variant})
