@@ -134,7 +134,9 @@ def judged(control: AdaptiveSteps, errors: list[float], scaling=Unscaled()) -> l
     for error in errors:
         move = plan.next()
         levels.append(float(move.sigma_next))
-        plan.judge(Step(torch.zeros(1, 1, 1, 2, dtype=torch.float64), (), torch.full((1, 1, 1, 2), error, dtype=torch.float64)))
+        plan.judge(
+            Step(torch.zeros(1, 1, 1, 2, dtype=torch.float64), (), torch.full((1, 1, 1, 2), error, dtype=torch.float64))
+        )
     return levels
 
 
