@@ -29,9 +29,9 @@ def read_grid(value: Mapping[str, Any]) -> dict[str, Any]:
         data = Path(path).read_bytes()
         content = parse_yaml(data.decode("utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"path: {path} cannot be read ({error})") from None
+        raise ValueError(f"{path} cannot be read ({error})") from None
     except SettingsError as error:
-        raise ValueError(f"path: {error}") from None
+        raise ValueError(str(error)) from None
     source = content.get("source", "") if isinstance(content, Mapping) else ""
     sigmas = _numbers(content.get("sigmas") if isinstance(content, Mapping) else content, path)
     if sigmas[-1] == 0:
@@ -50,5 +50,5 @@ def _numbers(content: Any, path: str) -> list[float]:
     except (TypeError, ValueError):
         sigmas = []
     if not sigmas or any(math.isnan(sigma) for sigma in sigmas):
-        raise ValueError(f"path: {path} holds no noise levels; write them as a list under `sigmas`")
+        raise ValueError(f"{path} holds no noise levels; write them as a list under `sigmas`")
     return sigmas

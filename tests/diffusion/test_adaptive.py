@@ -25,6 +25,7 @@ COUPLES = [(Linear(), Unscaled()), (VP(), VPScaling()), (VE(), Unscaled())]
 COUPLE_IDS = ["linear", "vp", "ve"]
 SHAPE = (1, 1, 2)  # few elements, so that samples differ in what they cost
 SEEDS = torch.arange(24)
+UNSCALED = Unscaled()
 
 
 def exact(seeds: Tensor, shape=SHAPE) -> Tensor:
@@ -127,7 +128,7 @@ def test_labels_stay_with_their_samples_when_some_have_arrived():
     torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-5)
 
 
-def judged(control: AdaptiveSteps, errors: list[float], scaling=Unscaled()) -> list[float]:
+def judged(control: AdaptiveSteps, errors: list[float], scaling=UNSCALED) -> list[float]:
     """The levels that a plan of one sample asks for, when its errors (in all elements, at x = 0) are these."""
     plan = AdaptivePlan(control, torch.tensor([80.0, 0.002, 0.0], dtype=torch.float64), 3, scaling, 1)
     levels = []
