@@ -1,9 +1,11 @@
 """The settings of every job: one frozen model each, composed of the dataclasses of the layers below."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from pipeline.config.grid_file import read_grid
 from pipeline.config.load import validate
 from pipeline.config.sweep import expand_grid
 from pipeline.data.samples import Execution
@@ -100,7 +102,8 @@ class CheckpointSettings(Frozen):
 
 
 class SamplerSettings(Frozen):
-    """A `Sampler`, field by field."""
+    """A `Sampler`, field by field. `timesteps: {kind: file, path: ...}` reads the noise levels of an `optimized` grid
+    from a file; what counts is what stands in it."""
 
     timesteps: Annotated[Timesteps, Field(discriminator="kind")] = EDMSteps()
     solver: Annotated[Solver, Field(discriminator="kind")] = Heun()
@@ -108,6 +111,14 @@ class SamplerSettings(Frozen):
     scaling: Annotated[Scaling, Field(discriminator="kind")] = Unscaled()
     stochasticity: Annotated[Stochasticity, Field(discriminator="kind")] = Deterministic()
     guidance: Guidance = Unguided()
+    first_step: Literal["network", "analytic"] = Field(default="network", json_schema_extra={"since": 2})
+
+    @field_validator("timesteps", mode="before")
+    @classmethod
+    def _from_file(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("kind") == "file":
+            return read_grid(value)
+        return value
 
     def build(self) -> Sampler:
         return Sampler(**{name: getattr(self, name) for name in type(self).model_fields})
@@ -119,6 +130,15 @@ class PointSettings(Frozen):
     checkpoint: CheckpointSettings
     sampler: SamplerSettings = SamplerSettings()
     labels: Annotated[Labels, Field(discriminator="kind")] = Balanced()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Here and not with the sampler: what a sweep varies may be what mends it."""
+        try:
+            self.sampler.build()
+        except ValueError as error:
+            raise ValueError(f"sampler.{error}") from None
+        return self
 
 
 class SeedSettings(Frozen):
@@ -167,7 +187,7 @@ class GenerateSettings(Frozen):
         base = self.model_dump(include=set(PointSettings.model_fields))
         for name, content in expand_grid(base, self.sweep):
             try:
-                point = validate(PointSettings, content, f"sweep point ({name})" if name else "sampler")
+                point = validate(PointSettings, content, f"sweep point ({name})" if name else "")
             except SettingsError as error:
                 raise ValueError(str(error)) from None
             self._points.append((name, point))

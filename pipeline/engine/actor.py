@@ -136,9 +136,12 @@ class ChunkWorker:
         model, device = setting.snapshot.model, self._settings.device
         labels = setting.labels.of(seeds, model.num_classes)
         with torch.inference_mode():
-            samples = sample(
-                denoiser, denoiser.levels, setting.sampler, seeds.to(device), model.shape, labels.to(device)
-            )
+            try:
+                samples = sample(
+                    denoiser, denoiser.levels, setting.sampler, seeds.to(device), model.shape, labels.to(device)
+                )
+            except RunFailedError as error:  # adaptive steps that do not arrive
+                raise RunFailedError(f"{setting.name}: {error.where}", error.problem) from error
             images = self._settings.decoder.decode(samples.images)
             self._check_finite(images, setting, seeds)
             return labels, quantize(images).cpu(), samples.nfe.cpu()

@@ -13,6 +13,7 @@ from pipeline.data.pictures import comparison_picture, image_grid
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
 from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.timesteps import steps_of
 from pipeline.digests import digest
 from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
 from pipeline.engine.generation import PointResult, Seeds, generate
@@ -184,7 +185,7 @@ class _Teller:
             name=result.point.name,
             checkpoint=result.snapshot.title,
             solver=solver_title(result.point.sampler),
-            num_steps=result.point.sampler.timesteps.num_steps,
+            num_steps=steps_of(result.point.sampler.timesteps),
             nfe=result.nfe,
             distance=first.distance,
             distances={name: evaluation.distance for name, evaluation in found.items()},
@@ -219,6 +220,7 @@ def solver_title(sampler: Sampler) -> str:
         (sampler.stochasticity.kind, plain.stochasticity.kind),
         (sampler.schedule.kind, plain.schedule.kind),
         (f"{sampler.timesteps.kind} grid", f"{plain.timesteps.kind} grid"),
+        (f"{sampler.first_step} first step", f"{plain.first_step} first step"),
     ]
     return " + ".join([sampler.solver.kind, *(kind for kind, usual in beside if kind != usual)])
 

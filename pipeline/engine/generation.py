@@ -79,16 +79,24 @@ def _setting(store: Store, point: Point, execution: Execution, placement: Placem
     except CheckpointError as error:
         raise CheckpointError(f"{point.name}: {error.where}", error.problem) from error
     model = snapshot.model
-    try:
-        grid(point.sampler.timesteps, model.preconditioning.levels())
-    except ValueError as error:
-        raise SettingsError(f"{point.name}: sampler.timesteps", str(error)) from error
-    try:
+    levels = model.preconditioning.levels()
+    with _told_of(f"{point.name}: sampler.timesteps"):
+        sigmas = grid(point.sampler.timesteps, levels)
+    with _told_of(f"{point.name}: sampler.stochasticity"):
+        point.sampler.stochasticity.walk(sigmas, levels)
+    with _told_of(f"{point.name}: labels"):
         point.labels.of(torch.zeros(1, dtype=torch.int64), model.num_classes)
-    except ValueError as error:
-        raise SettingsError(f"{point.name}: labels", str(error)) from error
     key = key_of(snapshot, point.sampler, point.labels, execution, placement.family, namespace)
     return Setting(point.name, snapshot, point.sampler, point.labels, key)
+
+
+@contextmanager
+def _told_of(where: str) -> Iterator[None]:
+    """A part's complaint as the user's."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(where, str(error)) from error
 
 
 def _check_weights(store: Store, tasks: Sequence[Task]) -> None:

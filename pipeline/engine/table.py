@@ -20,7 +20,7 @@ class Row:
         name: of the setting.
         checkpoint: whose weights.
         solver: its kind, and what is unusual beside it; a line in a figure.
-        num_steps: of the time grid.
+        num_steps: of the time grid; None where every sample finds its own.
         nfe: network evaluations an image, counted, mean over the images.
         distance: the first of `distances`, by which rows are ranked.
         distances: by the name of the extractor.
@@ -35,7 +35,7 @@ class Row:
     name: str
     checkpoint: str
     solver: str
-    num_steps: int
+    num_steps: int | None
     nfe: float
     distance: float
     distances: Mapping[str, float]

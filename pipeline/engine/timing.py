@@ -92,7 +92,7 @@ def _measure(store: Store, setting: Setting, watch: Stopwatch, batch_size: int, 
     timing = Timing(1000 * median(seconds) / batch_size, tuple(seconds), batch_size, threads, watch.device)
     about = _about(setting, batch_size, repeats, watch.device)
     nfe = count_nfe(setting.sampler, setting.snapshot.model.preconditioning.levels())
-    meta = {"about": about, "name": setting.name, "timing": asdict(timing), "nfe": nfe}
+    meta = {"about": about, "name": setting.name, "timing": asdict(timing)} | ({} if nfe is None else {"nfe": nfe})
     store.commit(f"{ROOT}/{digest(about)}", {}, meta)
     return timing
 

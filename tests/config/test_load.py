@@ -1,7 +1,7 @@
 """Settings files: strict YAML, `--set`, and one sentence for each mistake."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import pytest
 from pydantic import Field
@@ -11,6 +11,8 @@ from pipeline.diffusion.solvers import Heun, Solver
 from pipeline.diffusion.timesteps import EDMSteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.training.settings import Frozen
+
+SOLVERS = [solver.kind for solver in get_args(Solver)]
 
 
 class Inner(Frozen):
@@ -67,7 +69,7 @@ def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest
         ("needed: x\nsteps: many", "job.yaml: steps: input should be a valid integer, unable to parse string as an "
                                    "integer (got 'many')"),
         ("needed: x\ninner: {solver: {kind: huen}}", "job.yaml: inner.solver: unknown kind 'huen'; did you mean "
-                                                     "'heun'?; known are euler, heun, midpoint, ralston, alpha"),
+                                                     f"'heun'?; known are {', '.join(SOLVERS)}"),
         ("needed: x\ninner: {solver: {alpha: 1}}", "job.yaml: inner.solver: needs a `kind` (got {'alpha': 1})"),
         ("needed: x\ninner: {solver: {kind: alpha, alpha: 2}}", "job.yaml: inner.solver.alpha: must be above 0 and at "
                                                                 "most 1 (got 2.0)"),

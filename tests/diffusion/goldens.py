@@ -18,9 +18,9 @@ from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.schedules import VP, VPScaling
 from pipeline.diffusion.seeds import INITIAL, Noise, draw
-from pipeline.diffusion.timesteps import EDMSteps, NoiseLevels, grid
+from pipeline.diffusion.timesteps import EDMSteps, NoiseLevels, grid, steps_of
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.parts import UNIONS, defaults
+from tests.diffusion.parts import EMBEDDED, UNIONS, defaults
 
 PATH = Path(__file__).with_name("goldens.json")
 SIGMAS = torch.tensor([0.01, 0.5, 3.0, 70.0], dtype=torch.float64)
@@ -61,6 +61,14 @@ def _schedule(part: Any) -> Tensor:
     return torch.cat([t, part.sigma(t), part.sigma_dot(t)])
 
 
+def _timesteps(part: Any) -> Tensor:
+    if steps_of(part) is not None:
+        return grid(part, NoiseLevels())
+    samplers = [Sampler(timesteps=part, solver=solver) for solver in EMBEDDED]
+    samples = [sample(MIXTURE.denoise, NoiseLevels(), sampler, SEEDS, (1, 1, 2)) for sampler in samplers]
+    return torch.cat([item.flatten().double() for pair in samples for item in pair])
+
+
 def _preconditioning(part: Any) -> Tensor:
     denoised = Denoiser(_Sine(), part, 0.4)(SIGMAS.reshape(4, 1, 1, 1), SIGMAS).flatten()
     levels = part.levels()
@@ -84,7 +92,7 @@ def _sampler() -> Tensor:
 _COMPUTE: dict[str, Any] = {
     "Schedule": _schedule,
     "Scaling": lambda part: torch.cat([part.s(SIGMAS), part.ds_dsigma(SIGMAS)]),
-    "Timesteps": lambda part: grid(part, NoiseLevels()),
+    "Timesteps": _timesteps,
     "Preconditioning": _preconditioning,
     "TrainingNoise": lambda part: part.sigma(U),
     "Weighting": lambda part: part.weight(SIGMAS, 0.4),

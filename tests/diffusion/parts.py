@@ -8,9 +8,9 @@ from pipeline.diffusion.labels import Labels
 from pipeline.diffusion.noise import TrainingNoise, Weighting
 from pipeline.diffusion.preconditioning import Preconditioning
 from pipeline.diffusion.schedules import Scaling, Schedule
-from pipeline.diffusion.solvers import Alpha, Solver
+from pipeline.diffusion.solvers import Alpha, Solver, error_order
 from pipeline.diffusion.stochasticity import Stochasticity
-from pipeline.diffusion.timesteps import Timesteps
+from pipeline.diffusion.timesteps import FixedTimesteps, Timesteps
 
 UNIONS: dict[str, Any] = {
     "Schedule": Schedule,
@@ -43,15 +43,17 @@ def name(value: Any) -> str | None:
 
 SCHEDULES = defaults(Schedule)
 SCALINGS = defaults(Scaling)
-TIMESTEPS = defaults(Timesteps)
+TIMESTEPS = defaults(FixedTimesteps)  # whose levels are known ahead
 PRECONDITIONINGS = defaults(Preconditioning)
 TRAINING_NOISES = defaults(TrainingNoise)
 WEIGHTINGS = defaults(Weighting)
 SOLVERS = [Alpha(alpha=0.35) if solver == Alpha() else solver for solver in defaults(Solver)]  # alpha = 1 is Heun
 STOCHASTICITIES = defaults(Stochasticity)
 
+EMBEDDED = [solver for solver in SOLVERS if error_order(solver) is not None]
+LISTED_TIMESTEPS = [grid for grid in TIMESTEPS if grid.kind in ("explicit", "optimized")]
 # Grids that take any number of steps, and whose levels are not picked from a table or a list.
-SMOOTH_TIMESTEPS = [grid for grid in TIMESTEPS if grid.kind not in ("iddpm", "explicit")]
+SMOOTH_TIMESTEPS = [grid for grid in TIMESTEPS if grid not in LISTED_TIMESTEPS and grid.kind not in ("iddpm", "ays")]
 
 
 def with_steps(timesteps: Any, num_steps: int) -> Any:
