@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 from pipeline.config.settings import GenerateSettings, Job, MetricSettings, PointSettings, SeedSettings
 from pipeline.data.store import Store
-from pipeline.diffusion.sampling import count_nfe
 from pipeline.engine.generation import Actors, Point, Seeds, find_settings
 from pipeline.engine.measures import Measure, build_measures, trained_on
 from pipeline.engine.placement import place
@@ -84,7 +83,7 @@ def cost(store: Store, settings: GenerateSettings) -> list[str]:
     """
     points, count = engine_points(settings), settings.seeds.count
     found = find_settings(store, points, settings.execution, place(settings.execution, engine_actors(settings)))
-    evaluations = [count * count_nfe(item.sampler, item.snapshot.model.preconditioning.levels()) for item in found]
+    evaluations = [count * item.count_nfe() for item in found]
     lines = [f"{len(points)} settings x {count:,} images: {sum(evaluations):,} network evaluations at most"]
     rates = [seconds_per_evaluation(store, item) for item in found]
     seconds = [rate * number for rate, number in zip(rates, evaluations, strict=True) if rate is not None]
@@ -96,4 +95,5 @@ def cost(store: Store, settings: GenerateSettings) -> list[str]:
 def _point(name: str, settings: PointSettings) -> Point:
     sampler = settings.sampler.build()
     name = name or f"{sampler.solver.kind}, num_steps={sampler.timesteps.num_steps}"
-    return Point(name, settings.checkpoint.ref(), sampler, settings.labels)
+    guide = settings.guide.ref(settings.checkpoint) if settings.guide and settings.needs_guide else None
+    return Point(name, settings.checkpoint.ref(), sampler, settings.labels, guide)

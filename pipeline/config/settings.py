@@ -99,6 +99,17 @@ class CheckpointSettings(Frozen):
         return CheckpointRef(self.training, self.at, self.ema)
 
 
+class GuideSettings(Frozen):
+    """Names the weights of a guidance's second network. An empty `training` is that of the checkpoint it guides."""
+
+    training: str = ""
+    at: int | Literal["latest"] = "latest"
+    ema: str | None = None
+
+    def ref(self, guided: CheckpointSettings) -> CheckpointRef:
+        return CheckpointRef(self.training or guided.training, self.at, self.ema)
+
+
 class SamplerSettings(Frozen):
     """A `Sampler`, field by field."""
 
@@ -107,7 +118,7 @@ class SamplerSettings(Frozen):
     schedule: Annotated[Schedule, Field(discriminator="kind")] = Linear()
     scaling: Annotated[Scaling, Field(discriminator="kind")] = Unscaled()
     stochasticity: Annotated[Stochasticity, Field(discriminator="kind")] = Deterministic()
-    guidance: Guidance = Unguided()
+    guidance: Annotated[Guidance, Field(discriminator="kind")] = Unguided()
 
     def build(self) -> Sampler:
         return Sampler(**{name: getattr(self, name) for name in type(self).model_fields})
@@ -117,8 +128,20 @@ class PointSettings(Frozen):
     """One setting on one checkpoint: what a sweep may vary."""
 
     checkpoint: CheckpointSettings
+    guide: GuideSettings | None = None
     sampler: SamplerSettings = SamplerSettings()
     labels: Annotated[Labels, Field(discriminator="kind")] = Balanced()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.needs_guide and self.guide is None:
+            kind = self.sampler.guidance.kind
+            raise ValueError(f"guide: is missing: {kind} needs a second checkpoint, such as guide: {{training: NAME}}")
+        return self
+
+    @property
+    def needs_guide(self) -> bool:
+        return self.sampler.guidance.needs_guide
 
 
 class SeedSettings(Frozen):
@@ -141,11 +164,13 @@ class GenerateSettings(Frozen):
     """Points and how to compute them.
 
     Args:
-        sweep: a grid, or several, over the keys of checkpoint, sampler and labels.
+        guide: the second network, for guidance that needs one; points of a sweep whose guidance needs none ignore it.
+        sweep: a grid, or several, over the keys of checkpoint, guide, sampler and labels.
         reuse: `store` takes images that were generated before, `none` computes all anew, in a namespace of its own.
     """
 
     checkpoint: CheckpointSettings
+    guide: GuideSettings | None = None
     sampler: SamplerSettings = SamplerSettings()
     labels: Annotated[Labels, Field(discriminator="kind")] = Balanced()
     sweep: SweepGrid | list[SweepGrid] = Field(default_factory=dict)
@@ -161,7 +186,8 @@ class GenerateSettings(Frozen):
         for grid in grids:
             for key, values in grid.items():
                 if key.split(".")[0] not in PointSettings.model_fields:
-                    raise ValueError(f"sweep: {key} cannot be swept; keys begin with checkpoint., sampler. or labels.")
+                    known = ", ".join(f"{name}." for name in PointSettings.model_fields)
+                    raise ValueError(f"sweep: {key} cannot be swept; keys begin with one of {known}")
                 if not values:
                     raise ValueError(f"sweep: {key} has no values")
         base = self.model_dump(include=set(PointSettings.model_fields))
@@ -171,6 +197,10 @@ class GenerateSettings(Frozen):
             except SettingsError as error:
                 raise ValueError(str(error)) from None
             self._points.append((name, point))
+        guided = [point for _, point in self._points if point.guide is not None]
+        if guided and not any(point.needs_guide for point in guided):
+            kinds = ", ".join(sorted({point.sampler.guidance.kind for point in guided}))
+            raise ValueError(f"guide: is given and never asked: sampler.guidance is {kinds}; drop one or change the other")
         return self
 
     @property

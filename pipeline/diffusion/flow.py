@@ -19,12 +19,13 @@ class Flow:
 
     def __init__(
         self, denoise: Denoise, schedule: Schedule, scaling: Scaling, guidance: Guidance, labels: Tensor | None,
-        count: Tensor, index: Tensor | None = None,
+        count: Tensor, index: Tensor | None = None, guide: Denoise | None = None,
     ) -> None:  # fmt: skip
         self._denoise = denoise
         self._schedule = schedule
         self._scaling = scaling
         self._guidance = guidance
+        self._guide = guide
         self._labels = labels
         self._count = count
         self._index = torch.arange(len(count), device=count.device) if index is None else index
@@ -43,7 +44,7 @@ class Flow:
         """D(x/s; sigma) at time t, without scaling, of x's shape. Counted."""
         sigma = self._schedule.sigma(t)
         s = self._scaling.s(sigma)
-        guided = self._guidance.denoise(self._denoise, x / per_sample(s, x), sigma, self._labels)
+        guided = self._guidance.denoise(self._denoise, x / per_sample(s, x), sigma, self._labels, self._guide)
         self._count.index_add_(0, self._index, guided.evaluations)
         return guided.denoised
 
@@ -60,11 +61,14 @@ class Flow:
 
     def plain(self) -> "Flow":
         """The same flow without scaling and with sigma for time: where data, noise and denoiser add up."""
-        return Flow(self._denoise, Linear(), Unscaled(), self._guidance, self._labels, self._count, self._index)
+        return Flow(
+            self._denoise, Linear(), Unscaled(), self._guidance, self._labels, self._count, self._index, self._guide
+        )
 
     def select(self, index: Tensor) -> "Flow":
         """The flow of some of the samples; the count stays common."""
         labels = None if self._labels is None else self._labels[index]
         return Flow(
-            self._denoise, self._schedule, self._scaling, self._guidance, labels, self._count, self._index[index]
-        )
+            self._denoise, self._schedule, self._scaling, self._guidance, labels, self._count, self._index[index],
+            self._guide,
+        )  # fmt: skip
