@@ -193,14 +193,16 @@ class GenerateSettings(Frozen):
         base = self.model_dump(include=set(PointSettings.model_fields))
         for name, content in expand_grid(base, self.sweep):
             try:
-                point = validate(PointSettings, content, f"sweep point ({name})" if name else "sampler")
+                point = validate(PointSettings, content, f"sweep point ({name})" if name else "")
             except SettingsError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(str(error).removeprefix(": ")) from None
             self._points.append((name, point))
         guided = [point for _, point in self._points if point.guide is not None]
         if guided and not any(point.needs_guide for point in guided):
             kinds = ", ".join(sorted({point.sampler.guidance.kind for point in guided}))
-            raise ValueError(f"guide: is given and never asked: sampler.guidance is {kinds}; drop one or change the other")
+            raise ValueError(
+                f"guide: is given and never asked: sampler.guidance is {kinds}; drop one or change the other"
+            )
         return self
 
     @property

@@ -46,7 +46,7 @@ class NoiseLevels:
         return NoiseLevels(low, high, self.round_sigma)
 
     def _level(self, limit: float, end: float) -> float:
-        """The first level at or beyond a limit, towards an end of the range; by bisection, as all we have is rounding."""
+        """The first level at or beyond a limit, towards an end of the range, by bisection: all we have is rounding."""
 
         def rounded(sigma: float) -> float:
             return float(self.round_sigma(torch.tensor([sigma], dtype=torch.float64)))

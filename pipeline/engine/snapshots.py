@@ -62,7 +62,10 @@ def best_snapshot(
 ) -> Selection:  # fmt: skip
     """Chooses the snapshot and EMA of least distance on the seeds `select`, and evaluates it on the seeds `report`.
 
-    All are guided by the same guide, where the sampler needs one. The least of many distances is too small a number for the one it belongs to, so other images are reported.
+    The least of many distances is too small a number for the one it belongs to, so other images are reported.
+
+    Args:
+        guide: of all of them, where the sampler's guidance needs one.
 
     Raises:
         SettingsError: the two ranges of seeds have a seed in common.

@@ -22,6 +22,8 @@ from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import Classifier, Extractor, ExtractorSettings, ImageShape
 from pipeline.training.snapshot import CheckpointRef, Snapshot
 
+_AND = "+"  # between the names of a task's networks
+
 
 @dataclass(frozen=True)
 class Point:
@@ -173,8 +175,8 @@ class Task:
 
     @property
     def checkpoint(self) -> str:
-        """Names the networks to load."""
-        return "+".join(snapshot.weights_sha256 for snapshot in self.setting.snapshots)
+        """Names the networks to load; see `weights_names`."""
+        return _AND.join(snapshot.weights_sha256 for snapshot in self.setting.snapshots)
 
     def __str__(self) -> str:
         return f"chunk {self.index} of {self.setting.name}"
@@ -191,6 +193,11 @@ class Done:
 
     nfe: NDArray[np.int64]
     damaged: str = ""
+
+
+def weights_names(checkpoint: str) -> list[str]:
+    """The sha256 of each network's weights, of a task's `checkpoint`."""
+    return checkpoint.split(_AND)
 
 
 def key_of(
