@@ -100,9 +100,9 @@ class CheckpointSettings(Frozen):
 
 
 class GuideSettings(Frozen):
-    """Names the weights of a guidance's second network. An empty `training` is that of the checkpoint it guides."""
+    """Names the weights of a guidance's second network. Without a `training` it is that of the checkpoint it guides."""
 
-    training: str = ""
+    training: str | None = None
     at: int | Literal["latest"] = "latest"
     ema: str | None = None
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.guidance import Autoguidance, ClassifierFree, Unguided
+from pipeline.diffusion.guidance import Autoguidance, ClassifierFree, Guidance, Unguided
 from pipeline.diffusion.preconditioning import (
     EDMPreconditioning,
     IDDPMPreconditioning,
@@ -23,12 +23,12 @@ from pipeline.diffusion.seeds import INITIAL, draw, normal
 from pipeline.diffusion.solvers import Euler, Heun
 from pipeline.diffusion.timesteps import EDMSteps, ExplicitSteps, NoiseLevels, grid, iddpm_levels
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.parts import PRECONDITIONINGS, SCALINGS, SCHEDULES, SOLVERS, name
+from tests.diffusion.parts import PRECONDITIONINGS, SCALINGS, SCHEDULES, SOLVERS, members, name
 
 ANY = NoiseLevels()
 SHAPE = (1, 2, 2)
 MIXTURE = Mixture(std=0.5)
-GUIDED = [ClassifierFree, Autoguidance]
+GUIDED = [member for member in members(Guidance) if member is not Unguided]
 STD, GUIDE_STD = 0.5, 0.8  # of the data as the two denoisers of the Gaussian know it
 
 
