@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 from pipeline.config.settings import GenerateSettings, Job, MetricSettings, PointSettings, SeedSettings
 from pipeline.data.store import Store
-from pipeline.diffusion.sampling import count_nfe
 from pipeline.diffusion.timesteps import AdaptiveSteps
 from pipeline.engine.generation import Actors, Point, Seeds, find_settings
 from pipeline.engine.measures import Measure, build_measures, trained_on
@@ -85,7 +84,7 @@ def cost(store: Store, settings: GenerateSettings) -> list[str]:
     """
     points, count = engine_points(settings), settings.seeds.count
     found = find_settings(store, points, settings.execution, place(settings.execution, engine_actors(settings)))
-    counted = [(item, count_nfe(item.sampler, item.snapshot.model.preconditioning.levels())) for item in found]
+    counted = [(item, item.count_nfe()) for item in found]
     evaluations = [(item, count * nfe) for item, nfe in counted if nfe is not None]
     total = sum(number for _, number in evaluations)
     lines = [f"{len(points)} settings x {count:,} images: {total:,} network evaluations at most"]
@@ -102,5 +101,5 @@ def _point(name: str, settings: PointSettings) -> Point:
     sampler = settings.sampler.build()
     timesteps = sampler.timesteps
     steps = f"rtol={timesteps.rtol:g}" if isinstance(timesteps, AdaptiveSteps) else f"num_steps={timesteps.num_steps}"
-    name = name or f"{sampler.solver.kind}, {steps}"
-    return Point(name, settings.checkpoint.ref(), sampler, settings.labels)
+    guide = settings.guide.ref(settings.checkpoint) if settings.guide and settings.needs_guide else None
+    return Point(name or f"{sampler.solver.kind}, {steps}", settings.checkpoint.ref(), sampler, settings.labels, guide)

@@ -27,16 +27,18 @@ class Flow:
         labels: int64 of shape (N,), or None.
         count: of the evaluations, int64 of shape (N,), added to in place.
         analytic_from: from this noise level up the denoiser is not asked but given in closed form, see `_linear`.
+        guide: the second network's denoiser, for a guidance that needs one.
     """
 
     def __init__(
         self, denoise: Denoise, schedule: Schedule, scaling: Scaling, guidance: Guidance, labels: Tensor | None,
-        count: Tensor, analytic_from: float = math.inf,
+        count: Tensor, analytic_from: float = math.inf, guide: Denoise | None = None,
     ) -> None:  # fmt: skip
         self._denoise = denoise
         self._schedule = schedule
         self._scaling = scaling
         self._guidance = guidance
+        self._guide = guide
         self._labels = labels
         self._count = count
         self._analytic_from = analytic_from
@@ -69,7 +71,7 @@ class Flow:
         index = self._index
         if index is not None:
             x, sigma = _spread(x, index, len(self._count)), _spread(sigma, index, len(self._count))
-        guided = self._guidance.denoise(self._denoise, x, sigma, self._labels)
+        guided = self._guidance.denoise(self._denoise, x, sigma, self._labels, self._guide)
         if index is None:
             self._count.add_(guided.evaluations if asked is None else guided.evaluations * asked)
             return guided.denoised

@@ -37,7 +37,7 @@ class StepCosts(NamedTuple):
 
 def step_costs(
     denoise: Denoise, network: NoiseLevels, sampler: Sampler, seeds: Tensor, shape: tuple[int, ...],
-    labels: Tensor | None = None,
+    labels: Tensor | None = None, guide: Denoise | None = None,
 ) -> StepCosts:  # fmt: skip
     """Follows the trajectories of a batch on a fine grid and measures every step between two of its levels.
 
@@ -53,12 +53,12 @@ def step_costs(
         raise ValueError("schedule: trajectories are measured on the linear schedule without scaling")
     sigmas = grid(sampler.timesteps, network).to(seeds.device)
     states = [sigmas[0] * Noise(seeds, shape).normal(draw(INITIAL, 0))]
-    samples = sample(denoise, network, sampler, seeds, shape, labels, lambda _move, x, _sigma: states.append(x))
+    samples = sample(denoise, network, sampler, seeds, shape, labels, lambda _move, x, _sigma: states.append(x), guide)
     costs = torch.full((len(sigmas), len(sigmas)), torch.inf, dtype=torch.float64)
     with torch.no_grad():
         for i in range(len(sigmas) - 1):
             sigma = sigmas[i].expand(len(seeds))
-            denoised = sampler.guidance.denoise(denoise, states[i], sigma, labels).denoised
+            denoised = sampler.guidance.denoise(denoise, states[i], sigma, labels, guide).denoised
             slope = (states[i] - denoised) / per_sample(sigma, denoised)
             for j in range(i + 1, len(sigmas)):
                 missed = states[i] + (sigmas[j] - sigmas[i]) * slope - states[j]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.flow import Flow
-from pipeline.diffusion.guidance import Denoise, Guidance, Unguided
+from pipeline.diffusion.guidance import Denoise, Guidance, Unguided, check_guide
 from pipeline.diffusion.plans import AdaptivePlan, FixedPlan, Move, Plan
 from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.schedules import Linear, Scaling, Schedule, Unscaled
@@ -74,30 +74,35 @@ Callback = Callable[[int, Tensor, Tensor], None]  # (move, x, sigma_next): for p
 
 def sample(
     denoise: Denoise, network: NoiseLevels, sampler: Sampler, seeds: Tensor, shape: tuple[int, ...],
-    labels: Tensor | None = None, on_move: Callback | None = None,
+    labels: Tensor | None = None, on_move: Callback | None = None, guide: Denoise | None = None,
 ) -> Samples:  # fmt: skip
     """Images for seeds.
 
     Args:
         denoise: D(x, sigma, labels), such as a `Denoiser`.
-        network: the noise levels it can be asked.
+        network: the noise levels it can be asked; with a guide, those that both can be (`NoiseLevels.common`).
         sampler: the settings.
         seeds: int64 of shape (N,), on the device of the work. A seed gives the same image in any company.
         shape: of one image, (C, H, W).
         labels: int64 of shape (N,), -1 for none; or None.
         on_move: told after every move.
+        guide: the second network's D, for a guidance that needs one.
 
     Raises:
-        ValueError: the grid has no N distinct steps for this network, or the stochasticity does not go with them.
+        ValueError: the grid has no N distinct steps for this network, the stochasticity does not go with them, or a
+            guide is missing.
         RunFailedError: adaptive steps do not arrive.
     """
+    if sampler.guidance.needs_guide:
+        check_guide(sampler.guidance, guide)
     with torch.no_grad():
         sigmas = grid(sampler.timesteps, network).to(seeds.device)
         count = torch.zeros_like(seeds)
         is_analytic = sampler.first_step == "analytic" and len(sigmas) > 2
         # A little below sigma_0, for schedules return it with a rounding error.
         analytic_from = float(sigmas[0]) * (1 - 1e-9) if is_analytic else math.inf
-        flow = Flow(denoise, sampler.schedule, sampler.scaling, sampler.guidance, labels, count, analytic_from)
+        parts = sampler.schedule, sampler.scaling, sampler.guidance
+        flow = Flow(denoise, *parts, labels, count, analytic_from, guide)
         noise = Noise(seeds, shape)
         sigma_0 = sigmas[:1].expand(len(seeds))
         x = noise.normal(draw(INITIAL, 0))
@@ -221,8 +226,14 @@ def _keep(kept: Tensor | None, step: Step, x: Tensor, memory: Memory) -> tuple[T
     return torch.where(per_sample(kept, x), step.x, x), kept_memory
 
 
-def count_nfe(sampler: Sampler, network: NoiseLevels) -> int | None:
-    """Network evaluations a sample costs, counted on one pixel and a network that answers zero; None where it varies.
+def count_nfe(sampler: Sampler, network: NoiseLevels, label: int = -1) -> int | None:
+    """Network evaluations a sample costs, a guide's among them, counted on one pixel and networks that answer zero;
+    None where it varies.
+
+    Args:
+        sampler: the settings.
+        network: the noise levels that the networks can be asked.
+        label: of the sample, -1 for none: it may decide whether there is anything to guide by.
 
     Raises:
         ValueError: the grid has no N distinct steps for this network, or the stochasticity does not go with them.
@@ -230,7 +241,8 @@ def count_nfe(sampler: Sampler, network: NoiseLevels) -> int | None:
     if steps_of(sampler.timesteps) is None:
         return None
     seeds = torch.zeros(1, dtype=torch.int64)
-    return int(sample(_answer_zero, network, sampler, seeds, (1, 1, 1)).nfe[0])
+    labels, guide = torch.full_like(seeds, label), _answer_zero
+    return int(sample(_answer_zero, network, sampler, seeds, (1, 1, 1), labels, guide=guide).nfe[0])
 
 
 def _answer_zero(x: Tensor, _sigma: Tensor, _labels: Tensor | None) -> Tensor:

@@ -30,6 +30,35 @@ class NoiseLevels:
     sigma_max: float = math.inf
     round_sigma: Callable[[Tensor], Tensor] = lambda sigma: sigma
 
+    def common(self, guide: "NoiseLevels") -> "NoiseLevels":
+        """What this network and its guide can both take: levels of this one, within the range of either.
+
+        Raises:
+            ValueError: there is no such range.
+        """
+        low = self._level(max(self.sigma_min, guide.sigma_min), self.sigma_max)
+        high = self._level(min(self.sigma_max, guide.sigma_max), self.sigma_min)
+        if not low < high:
+            raise ValueError(
+                f"guide: the network takes noise levels in [{self.sigma_min:.6g}, {self.sigma_max:.6g}], its guide in "
+                f"[{guide.sigma_min:.6g}, {guide.sigma_max:.6g}]: they have no range in common"
+            )
+        return NoiseLevels(low, high, self.round_sigma)
+
+    def _level(self, limit: float, end: float) -> float:
+        """The first level at or beyond a limit, towards an end of the range, by bisection: all we have is rounding."""
+
+        def rounded(sigma: float) -> float:
+            return float(self.round_sigma(torch.tensor([sigma], dtype=torch.float64)))
+
+        def is_short(sigma: float) -> bool:
+            return rounded(sigma) < limit if end > limit else rounded(sigma) > limit
+
+        near, far = limit, end if is_short(limit) else limit
+        while near < (middle := (near + far) / 2) < far or far < middle < near:
+            near, far = (middle, far) if is_short(middle) else (near, middle)
+        return rounded(far)
+
 
 class TimestepsShape(Protocol):
     def levels(self, sigma_min: float, sigma_max: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.order import image_index
-from pipeline.diffusion.seeds import DROPOUT, TRAINING, TRAINING_NOISE, draw, normal, uniform
+from pipeline.diffusion.seeds import DROPOUT, LABEL_DROPOUT, TRAINING, TRAINING_NOISE, draw, normal, uniform
 from pipeline.training.settings import TrainingSettings
 
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     n: Tensor  # noise of unit variance, float32 of y's shape
     u: Tensor  # quantiles of the noise levels, float64 of shape (N,)
     sigma: Tensor  # noise levels, float64 of shape (N,)
-    labels: Tensor | None  # int64 of shape (N,), or None for data without classes
+    labels: Tensor | None  # int64 of shape (N,), -1 where it was dropped; or None for data without classes
 
 
 class Batches:
@@ -32,7 +32,7 @@ class Batches:
 
     Args:
         dataset: the images.
-        settings: of the training: its seed, noise distribution and flips.
+        settings: of the training: its seed, noise distribution, flips and label dropout.
         device: where the batches go; their noise is made there.
     """
 
@@ -54,6 +54,9 @@ class Batches:
         y, labels = self._images(start, stop)
         if self._settings.x_flip:
             y = torch.where((flip < 0.5)[:, None, None, None], y.flip(3), y)
+        if self._settings.label_dropout and labels is not None:
+            dropped = uniform(key, draw(LABEL_DROPOUT, 0) + position)[:, 0] < self._settings.label_dropout
+            labels = labels.masked_fill(dropped, -1)
         n = normal(key, draw(TRAINING_NOISE, 0) + position, y.shape[1:]).to(torch.float32)
         return Batch(start, y, n, u, self._settings.noise.sigma(u), labels)
 

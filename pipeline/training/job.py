@@ -31,7 +31,7 @@ class TrainingJob:
         tags: of its run.
 
     Raises:
-        SettingsError: it would see more than 2^32 images.
+        SettingsError: it would see more than 2^32 images, or drop labels that the data set does not have.
     """
 
     name: str
@@ -47,6 +47,12 @@ class TrainingJob:
             raise SettingsError(
                 "training.duration_kimg",
                 f"must be at most {_MOST_IMAGES / 1000:,.0f} (got {self.settings.duration_kimg:g})",
+            )
+        if self.settings.label_dropout and not self.model.num_classes:
+            raise SettingsError(
+                "training.label_dropout",
+                f"must be 0, as the images of {self.dataset.info.name} have no labels to drop "
+                f"(got {self.settings.label_dropout:g})",
             )
 
     @property

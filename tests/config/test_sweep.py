@@ -25,6 +25,14 @@ def test_several_grids_follow_each_other_and_equal_points_are_one() -> None:
     assert [content["a"] for _, content in points] == [1, 2, 3]
 
 
+def test_keys_of_the_guide_are_told_apart_from_those_of_the_checkpoint() -> None:
+    points = expand_grid({"guide": None}, [{"checkpoint.ema": ["a"]}, {"guide.ema": ["a"], "guide.at": [7]}])
+    assert [name for name, _ in points] == ["ema=a", "guide ema=a, guide at=7"]
+    assert points[1][1] == {"guide": {"ema": "a", "at": 7}}
+    [(name, _)] = expand_grid({}, {"guide": [{"training": "small", "at": 7}]})
+    assert name == "guide training=small at=7"
+
+
 def test_no_sweep_is_one_point() -> None:
     assert expand_grid({"a": 0}, {}) == expand_grid({"a": 0}, []) == [("", {"a": 0})]
 

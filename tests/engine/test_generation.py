@@ -543,7 +543,9 @@ def test_every_way_of_computing_is_repeatable_and_has_its_own_name(
 
 def test_half_precision_and_a_fixed_list_of_steps_give_nearly_the_same_images(tmp_path: Path) -> None:
     store = tiny_store(tmp_path, 1)
-    point = replace(tiny_points(1)[0], sampler=Sampler(timesteps=ExplicitSteps((80.0, 10.0, 1.0))), labels=Unlabelled())
+    point = replace(
+        tiny_points(1)[0], sampler=Sampler(timesteps=ExplicitSteps(sigmas=(80.0, 10.0, 1.0))), labels=Unlabelled()
+    )
     full, half = (
         run(store, points=[point], execution=replace(EXECUTION, precision=precision))[0]
         for precision in ("fp32", "bf16")
@@ -563,10 +565,10 @@ def test_a_worker_holds_networks_within_its_budget(tmp_path: Path) -> None:
     settings = WorkerSettings(store, EXECUTION, "cpu", {}, denoiser_memory_gb=size / 1e9)
     held = Denoisers(settings)
     for index in (0, 1, 0, 1, 2, 1, 2, 0):
-        held.get(snapshots[index], lambda snapshot: read_weights(store, snapshot))
+        held.get([snapshots[index]], lambda snapshot: read_weights(store, snapshot))
     assert held.loads == 4  # 0, 1, 2 (which drops 0), and 0 again
     with pytest.raises(CheckpointError, match="damaged on their way"):
-        held.get(snapshots[1], lambda snapshot: read_weights(store, snapshots[0]))
+        held.get([snapshots[1]], lambda snapshot: read_weights(store, snapshots[0]))
 
 
 # -- timing ------------------------------------------------------------------------------------------------------------
