@@ -21,7 +21,7 @@ NUM_POINTS = 32  # of the quadrature: exact to rounding for steps up to a factor
 
 @dataclass(frozen=True)
 class DEIS:
-    """DEIS, tAB (Zhang and Chen 2022, arXiv 2204.13902, Eq. 15): Adams-Bashforth with a polynomial in VP time.
+    """DEIS, tAB (Zhang and Chen 2022, arXiv 2204.13902): Adams-Bashforth with a polynomial in VP time.
 
     time: the variable of the polynomial: `vp`, the time of the VP schedule (beta_d = 19.9, beta_min = 0.1), whatever
         the schedule of the sampler; or `log_rho`, ln sigma, which diffusers has. In sigma itself it would be LMS.
@@ -74,7 +74,7 @@ def _weights(
 
 
 def _total(values: Tensor) -> Tensor:
-    """The sum of each row, of a length that is a power of 2, always in the same order: torch's own depends on shapes."""
+    """The sum of each row, of a length that is a power of 2, in an order that no shape has a say in."""
     while values.shape[1] > 1:
         half = values.shape[1] // 2
         values = values[:, :half] + values[:, half:]

@@ -29,9 +29,9 @@ def _check_r(r: float) -> None:
 
 @dataclass(frozen=True)
 class DPMSolver2:
-    """DPM-Solver-2 (Lu et al. 2022, arXiv 2206.00927, Algorithm 4), a predictor of the noise at an inner level.
+    """DPM-Solver-2 (Lu et al. 2022, arXiv 2206.00927), with a second answer at an inner level.
 
-    The inner level lies at the share r of the step in ln sigma; r = 1/2, the geometric mean, is Algorithm 1.
+    The inner level lies at the share r of the step in ln sigma; r = 1/2, the geometric mean, is its Algorithm 1.
     """
 
     kind: Literal["dpm_2"] = "dpm_2"
@@ -60,7 +60,7 @@ class DPMSolver2:
 
 @dataclass(frozen=True)
 class DPMpp2S:
-    """DPM-Solver++(2S) (Lu et al. 2022, arXiv 2211.01095, Algorithm 1), a predictor of the image at an inner level.
+    """DPM-Solver++(2S) (Lu et al. 2022, arXiv 2211.01095, Algorithm 1), with a second answer at an inner level.
 
     The inner level lies at the share r of the step in ln sigma.
     """
@@ -118,12 +118,13 @@ class DPMpp2M:
 
 @dataclass(frozen=True)
 class DPMpp3M:
-    """DPM-Solver++(3M) (Lu et al. 2022, arXiv 2211.01095, section 4 and its code), with two earlier answers.
+    """DPM-Solver++(3M), the multistep method of third order (Lu et al. 2022, arXiv 2211.01095): two earlier answers.
 
-    As published its second difference lacks a factor 2, so that it converges with order 2; `corrected` has the factor,
-    and order 3. Samples with a shorter past make the step of DPM-Solver++(2M), or the first-order one. So does, with
-    `lower_order_final`, the step before the last: there the order is 2 (the published code and diffusers do so in runs
-    of less than 10 and 15 steps).
+    form: as `published`, and in diffusers, the second difference lacks a factor 2, so that the order is 2; `corrected`
+        has the factor, and order 3.
+    lower_order_final: the step before the last is of order 2 (diffusers does so in runs of less than 15 steps).
+
+    Samples with a shorter past make the step of DPM-Solver++(2M), or the first-order one.
     """
 
     kind: Literal["dpmpp_3m"] = "dpmpp_3m"

@@ -99,8 +99,8 @@ def newton_weights(moments: Sequence[Tensor], nodes: Sequence[Tensor]) -> list[T
 def exponential_moments(h: Tensor, count: int) -> list[Tensor]:
     """The integrals of e^(u - h) u^k over u from 0 to h, for k below `count`, each of h's shape.
 
-    They carry the denoiser's answer over a step: x_next = e^(-h) x + the integral of e^(u - h) D, with u = ln(1 / sigma)
-    counted from the step's start (Lu et al. 2022, arXiv 2211.01095, Eq. 9, in plain coordinates).
+    They carry the denoiser's answer over a step: x_next = e^(-h) x + the integral of e^(u - h) D, u being ln(1 / sigma)
+    from the step's start on (Lu et al. 2022, arXiv 2211.01095, section 4, in plain coordinates).
     """
     moments, power = [-torch.expm1(-h)], torch.ones_like(h)
     for k in range(1, count):

@@ -28,17 +28,17 @@ SAME_LEVEL = 1e-9  # relative
 
 @dataclass(frozen=True)
 class UniPC:
-    """UniPC-p (Zhao et al. 2023, arXiv 2302.04867, Algorithms 1 and 2), p = max_order, predicting the image.
+    """UniPC-p (Zhao et al. 2023, arXiv 2302.04867), p = max_order, in terms of the predicted image.
 
     Its predictor has order p and its corrector p + 1. The corrector takes the denoiser's answer to the state that the
-    predictor found, which is what the next step starts with, so it corrects that step's start. Nothing is lost at the
-    end: the last step goes to the denoiser's answer itself. Where a state is no longer what was predicted, because churn
-    has added noise to it, there is no correction.
+    predictor found, which is what the next step starts with, so it corrects that step's start. The last predicted state
+    is not corrected, and on the linear schedule it need not be: the last step leads to the denoiser's answer to it.
+    Where churn has added noise to a predicted state there is no correction.
 
     variant: B(h) = h (`bh1`) or e^h - 1 (`bh2`), which matters only where a single difference is weighted: in the
         predictor of order 2 and the corrector of the first step. The solution of the paper's linear equations in all
         other cases is the exact integral of the polynomial through all answers, which is how it is computed here.
-    lower_order_final: the predictor of the step before the last has order 2 at most, as published.
+    lower_order_final: the predictor of the step before the last has order 2 at most (as in diffusers).
     """
 
     kind: Literal["unipc"] = "unipc"
