@@ -14,7 +14,7 @@ from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.schedules import VP, Linear, Unscaled, VPScaling
 from pipeline.diffusion.seeds import INITIAL, Noise, draw, normal
-from pipeline.diffusion.solvers import MANY, Alpha, Euler, Heun, Memory, Midpoint, Ralston
+from pipeline.diffusion.solvers import MANY, Alpha, Euler, Heun, Memory, Midpoint, Ralston, UniPC
 from pipeline.diffusion.timesteps import EDMSteps, IDDPMSteps, NoiseLevels, grid
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.parts import (
@@ -69,10 +69,7 @@ def errors(sampler: Sampler, num_levels: int) -> Tensor:
 
 
 def remembered(sampler: Sampler, sigmas: Tensor, exact: Callable[[Tensor], Tensor]) -> Memory:
-    """What a multistep solver remembers of steps that began at exact states: the low-order start does not count.
-
-    The steps lead half the way to where the next one begins, so a corrector finds nothing to correct there.
-    """
+    """What a multistep solver remembers of steps that began at exact states: the low-order start does not count."""
     flow = Flow(
         MIXTURE.denoise, sampler.schedule, sampler.scaling, Unguided(), None, torch.zeros(sigmas.shape[1]).long()
     )
@@ -81,7 +78,9 @@ def remembered(sampler: Sampler, sigmas: Tensor, exact: Callable[[Tensor], Tenso
         t, state = flow.t(sigma), exact(sigma)
         noise = Noise(torch.arange(len(state)), state.shape[1:])
         scaled = per_sample(flow.s(t), state) * state
-        memory = sampler.solver.step(flow, scaled, t, flow.t((sigma + sigma_next) / 2), memory, noise, MANY).memory
+        memory = sampler.solver.step(flow, scaled, t, flow.t(sigma_next), memory, noise, MANY).memory
+        if isinstance(sampler.solver, UniPC):
+            memory = (*memory[:-1], state)  # the corrected start of its step, which is exact already
     return memory
 
 

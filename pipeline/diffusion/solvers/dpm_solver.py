@@ -16,7 +16,6 @@ from pipeline.diffusion.solvers.multistep import (
     levels,
     newton_weights,
     recall,
-    usable,
     weighted,
 )
 from pipeline.diffusion.solvers.plain import Plain, plain
@@ -158,7 +157,7 @@ def _multistep(move: Plain, memory: Memory, depth: int, most: int, curvature: fl
     """
     denoised = move.flow.denoised(move.x, move.sigma)
     past = recall(memory, move.x, move.sigma, depth)
-    length = usable(move.sigma, move.sigma_next, past.sigmas, most)
+    length = past.length(most)
     nodes = [(move.sigma / level).log() for level in levels(move.sigma, past.sigmas, length)]
     moments = exponential_moments(move.h, depth + 1)
     if depth > 1:
@@ -167,4 +166,4 @@ def _multistep(move: Plain, memory: Memory, depth: int, most: int, curvature: fl
     weights[1] = torch.where(length == 1, 0.5 * move.h * moments[0], weights[1])
     integral = weighted(weights, differences([denoised, *past.values], nodes), length)
     x_next = per_sample((-move.h).exp(), move.x) * move.x + integral
-    return move.step(x_next, past.push(denoised, move.sigma))
+    return move.step(x_next, past.push(denoised, move.sigma, move.sigma_next))

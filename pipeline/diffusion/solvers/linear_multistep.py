@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.flow import Flow
+from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.seeds import Noise
 from pipeline.diffusion.solvers.base import MANY, Memory, Step
-from pipeline.diffusion.solvers.multistep import differences, levels, newton_weights, recall, usable, weighted
+from pipeline.diffusion.solvers.multistep import differences, levels, newton_weights, recall, weighted
 from pipeline.diffusion.solvers.plain import Plain, plain
 
 # From the levels sigma, sigma_1, ... that a step knows and from its sigma_next: the nodes at which the slopes are
@@ -26,11 +27,13 @@ def check_max_order(max_order: int, highest: int) -> None:
 def adams_bashforth(move: Plain, memory: Memory, max_order: int, rule: Rule, most: int = MANY) -> Step:
     """x + the integral of the polynomial through the slopes of this step and of at most `most` earlier ones."""
     d = move.flow.velocity(move.x, move.sigma)
+    if max_order == 1:
+        return move.step(move.x + per_sample(move.sigma_next - move.sigma, d) * d)
     past = recall(memory, move.x, move.sigma, max_order - 1)
-    length = usable(move.sigma, move.sigma_next, past.sigmas, most)
+    length = past.length(most)
     nodes, weights = rule(levels(move.sigma, past.sigmas, length), move.sigma_next)
     integral = weighted(weights, differences([d, *past.values], nodes), length)
-    return move.step(move.x + integral, past.push(d, move.sigma))
+    return move.step(move.x + integral, past.push(d, move.sigma, move.sigma_next))
 
 
 def _fixed(sigmas: Sequence[Tensor], sigma_next: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

@@ -14,12 +14,12 @@ from torch import Tensor
 from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.solvers.base import Memory
 
-MIN_SPACING = 0.1
+SAME_LEVEL = 1e-9  # relative; a level that went through a schedule and back is off by rounding
 
 
 @dataclass(frozen=True)
 class Past:
-    """What was found at earlier noise levels, the newest first.
+    """What was found at earlier noise levels of the same trajectory, the newest first.
 
     Args:
         values: each of the state's shape.
@@ -29,37 +29,30 @@ class Past:
     values: tuple[Tensor, ...]
     sigmas: tuple[Tensor, ...]
 
-    def push(self, value: Tensor, sigma: Tensor) -> Memory:
-        """The memory that the next step shall find: the oldest is forgotten."""
+    def length(self, most: int) -> Tensor:
+        """How many of the values each sample has, and no more than `most`: int64 of shape (N,)."""
+        return torch.stack([sigma > 0 for sigma in self.sigmas]).sum(dim=0).clamp(max=most)
+
+    def push(self, value: Tensor, sigma: Tensor, sigma_next: Tensor) -> Memory:
+        """The memory after a step from sigma to sigma_next that found `value`: the oldest is forgotten."""
         depth = len(self.values)
-        return (value, *self.values)[:depth] + (sigma, *self.sigmas)[:depth]
+        return (*(value, *self.values)[:depth], *(sigma, *self.sigmas)[:depth], sigma_next)
 
 
 def recall(memory: Memory, x: Tensor, sigma: Tensor, depth: int) -> Past:
-    """The last `depth` values and levels of a memory, which is empty at the first step."""
-    if not memory:
-        return Past((torch.zeros_like(x),) * depth, (torch.zeros_like(sigma),) * depth)
-    return Past(memory[:depth], memory[depth : 2 * depth])
+    """What a memory knows of the way to sigma; a memory is empty at the first step.
 
-
-def usable(sigma: Tensor, sigma_next: Tensor, past: Sequence[Tensor], most: int) -> Tensor:
-    """How many of the past levels a step from sigma to sigma_next may use, int64 of shape (N,).
-
-    They have to rise: each must lie above the one after it, by a tenth of the step at least, in ln sigma. A level that
-    does not, and all before it, are left out, which lowers the order of this step. Decreasing grids are far from this
-    limit. Churn is not: where it begins, at S_max or below the network's largest level, it can lead back to the level
-    of the step before, and an extrapolation through two values at one level has no bound.
+    A sample whose last step did not arrive at sigma has no past: noise was added to it (churn), and what was found before
+    belongs to another trajectory, with other noise. A polynomial through both gains no order, as new noise changes the
+    slope by as much as the step does, and one of high degree grows without bound.
 
     Args:
-        past: earlier levels, the newest first, each of shape (N,), 0 where there is none.
-        most: no more than this.
+        depth: how many values are kept, 1 or more.
     """
-    rise = (MIN_SPACING * (sigma / sigma_next).log()).exp()
-    good, length = torch.ones_like(sigma, dtype=torch.bool), torch.zeros_like(sigma, dtype=torch.int64)
-    for later, earlier in zip((sigma, *past), past, strict=False):
-        good = good & (earlier > later * rise)
-        length = length + good
-    return length.clamp(max=most)
+    if not memory:
+        return Past((torch.zeros_like(x),) * depth, (torch.zeros_like(sigma),) * depth)
+    goes_on = (memory[2 * depth] - sigma).abs() <= SAME_LEVEL * sigma
+    return Past(memory[:depth], tuple(torch.where(goes_on, item, 0.0) for item in memory[depth : 2 * depth]))
 
 
 def levels(sigma: Tensor, past: Sequence[Tensor], length: Tensor) -> list[Tensor]:

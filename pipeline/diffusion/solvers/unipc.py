@@ -18,12 +18,9 @@ from pipeline.diffusion.solvers.multistep import (
     levels,
     newton_weights,
     recall,
-    usable,
     weighted,
 )
 from pipeline.diffusion.solvers.plain import Plain, plain
-
-SAME_LEVEL = 1e-9  # relative
 
 
 @dataclass(frozen=True)
@@ -64,9 +61,9 @@ class UniPC:
         move = plain(flow, x, t, t_next)
         denoised = move.flow.denoised(move.x, move.sigma)
         past = recall(memory, move.x, move.sigma, self.max_order)
-        start = self._corrected(move, denoised, past, memory[2 * self.max_order :], self._most(ahead + 1))
+        start = self._corrected(move, denoised, past, memory[-1], self._most(ahead + 1)) if memory else move.x
         x_next = self._predicted(move, start, denoised, past, self._most(ahead))
-        return move.step(x_next, (*past.push(denoised, move.sigma), start, move.sigma_next))
+        return move.step(x_next, (*past.push(denoised, move.sigma, move.sigma_next), start))
 
     def _most(self, ahead: int) -> int:
         """How many earlier answers the predictor may use in a step that so many others follow."""
@@ -77,25 +74,20 @@ class UniPC:
         return 0.5 * h * (h if self.variant == "bh1" else -torch.expm1(-h))
 
     def _predicted(self, move: Plain, start: Tensor, denoised: Tensor, past: Past, most: int) -> Tensor:
-        values, sigmas = past.values[: self.max_order - 1], past.sigmas[: self.max_order - 1]
-        length = usable(move.sigma, move.sigma_next, sigmas, most)
+        length, sigmas = past.length(most), past.sigmas[:-1]
         nodes = [(move.sigma / level).log() for level in levels(move.sigma, sigmas, length)]
         weights = newton_weights(exponential_moments(move.h, self.max_order), nodes)
         if self.max_order > 1:
             weights[1] = torch.where(length == 1, self._slope_weight(move.h), weights[1])
-        integral = weighted(weights, differences([denoised, *values], nodes), length)
+        integral = weighted(weights, differences([denoised, *past.values[:-1]], nodes), length)
         return per_sample((-move.h).exp(), start) * start + integral
 
-    def _corrected(self, move: Plain, denoised: Tensor, past: Past, before: Memory, most: int) -> Tensor:
-        """The state at this step's start, from the start of the last step and the answer to what that one predicted."""
-        if not before:
-            return move.x
-        start, arrived = before
-        applies = (past.sigmas[0] > move.sigma) & ((arrived - move.sigma).abs() <= SAME_LEVEL * move.sigma)
-        sigma = torch.where(applies, past.sigmas[0], 3 * move.sigma)
-        h = (sigma / move.sigma).log()
-        length = usable(sigma, move.sigma, past.sigmas[1:], most)
-        known = [(sigma / level).log() for level in levels(sigma, past.sigmas[1:], length)]
+    def _corrected(self, move: Plain, denoised: Tensor, past: Past, start: Tensor, most: int) -> Tensor:
+        """The state at this step's start, from that at the last one's and the answer to what that one predicted."""
+        applies = past.sigmas[0] > 0
+        sigma, *earlier = levels(move.sigma, past.sigmas, past.length(MANY))[1:]
+        h, length = (sigma / move.sigma).log(), (past.length(most + 1) - 1).clamp(min=0)
+        known = [(sigma / level).log() for level in levels(sigma, earlier, length)]
         nodes = [known[0], h, *known[1:]]  # the new answer before the old ones, which may be missing
         weights = newton_weights(exponential_moments(h, self.max_order + 1), nodes)
         weights[1] = torch.where(length == 0, self._slope_weight(h), weights[1])
