@@ -42,7 +42,7 @@ class Past:
 def recall(memory: Memory, x: Tensor, sigma: Tensor, depth: int) -> Past:
     """What a memory knows of the way to sigma; a memory is empty at the first step.
 
-    A sample whose last step did not arrive at sigma has no past: noise was added to it (churn), and what was found before
+    A sample whose last step did not arrive at sigma has no past: noise was added to it (churn), and what came before
     belongs to another trajectory, with other noise. A polynomial through both gains no order, as new noise changes the
     slope by as much as the step does, and one of high degree grows without bound.
 
