@@ -54,6 +54,13 @@ def test_the_count_is_what_the_network_was_asked(solver, num_steps, churn):
         assert denoise.calls == EVALUATIONS[solver.kind] * (num_steps - 1) + 1, "Euler N, the others 2 N - 1"
 
 
+@pytest.mark.parametrize("solver", SOLVERS, ids=name)
+def test_a_solver_spends_what_it_states_from_1_to_20_steps(solver):
+    for num_steps in range(1, 21):
+        nfe = count_nfe(Sampler(timesteps=EDMSteps(num_steps=num_steps), solver=solver), ANY)
+        assert nfe == solver.evaluations * (num_steps - 1) + 1
+
+
 @pytest.mark.parametrize("scaling", SCALINGS, ids=name)
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
 def test_one_step_is_the_denoiser_of_the_noise(solver, scaling):

@@ -1,23 +1,39 @@
 """The solvers, one file a family. A new one is a frozen dataclass with `order` and `step`, joined to the union."""
 
 from pipeline.diffusion.solvers.base import MANY, Memory, SolverShape, Step, error_order
+from pipeline.diffusion.solvers.deis import DEIS
+from pipeline.diffusion.solvers.dpm_solver import DPMpp2M, DPMpp2S, DPMpp3M, DPMSolver2
 from pipeline.diffusion.solvers.embedded import BogackiShampine, DormandPrince
+from pipeline.diffusion.solvers.linear_multistep import IPNDM, LMS, IPNDMv
 from pipeline.diffusion.solvers.runge_kutta import Alpha, Euler, Heun, Midpoint, Ralston
+from pipeline.diffusion.solvers.unipc import UniPC
 
-Solver = Euler | Heun | Midpoint | Ralston | Alpha | BogackiShampine | DormandPrince
+Solver = (
+    Euler | Heun | Midpoint | Ralston | Alpha | BogackiShampine | DormandPrince
+    | DPMSolver2 | DPMpp2S | DPMpp2M | DPMpp3M | IPNDM | IPNDMv | LMS | DEIS | UniPC
+)  # fmt: skip
 
 __all__ = [
+    "DEIS",
+    "IPNDM",
+    "LMS",
     "MANY",
     "Alpha",
     "BogackiShampine",
+    "DPMSolver2",
+    "DPMpp2M",
+    "DPMpp2S",
+    "DPMpp3M",
     "DormandPrince",
     "Euler",
     "Heun",
+    "IPNDMv",
     "Memory",
     "Midpoint",
     "Ralston",
     "Solver",
     "SolverShape",
     "Step",
+    "UniPC",
     "error_order",
 ]
