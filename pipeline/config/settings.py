@@ -6,6 +6,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from pipeline.config.load import validate
 from pipeline.config.sweep import expand_grid
+from pipeline.config.unions import NestedKinds
 from pipeline.data.samples import Execution
 from pipeline.data.sources import Source
 from pipeline.diffusion.guidance import Guidance, Unguided
@@ -103,7 +104,7 @@ class SamplerSettings(Frozen):
     """A `Sampler`, field by field."""
 
     timesteps: Annotated[Timesteps, Field(discriminator="kind")] = EDMSteps()
-    solver: Annotated[Solver, Field(discriminator="kind")] = Heun()
+    solver: Annotated[Solver, Field(discriminator="kind"), NestedKinds()] = Heun()
     schedule: Annotated[Schedule, Field(discriminator="kind")] = Linear()
     scaling: Annotated[Scaling, Field(discriminator="kind")] = Unscaled()
     stochasticity: Annotated[Stochasticity, Field(discriminator="kind")] = Deterministic()

@@ -1,4 +1,4 @@
-"""The amount of randomness beta(t) of the sampling SDE (Karras et al. 2022, Eq. 6), a setting to be found by experiment.
+"""The amount of randomness beta(t) of the SDE (Karras et al. 2022, Eq. 6): a setting, to be found by experiment.
 
 beta(t) is the relative rate at which old noise is replaced by new. Here it is given as a multiple of sigma_dot / sigma,
 the choice that Song et al. (2021, arXiv 2011.13456) make implicitly, and as a function of sigma: so one setting means
@@ -24,7 +24,7 @@ class BetaShape(Protocol):
 
 @dataclass(frozen=True)
 class Zero:
-    """beta = 0: no new noise, the probability flow."""
+    """beta = 0: no new noise, the probability flow (Karras et al. 2022, Eq. 1)."""
 
     kind: Literal["zero"] = "zero"
     revision: ClassVar[int] = 1
@@ -35,7 +35,7 @@ class Zero:
 
 @dataclass(frozen=True)
 class Song:
-    """beta = sigma_dot / sigma: the reverse SDE of Song et al. (2021)."""
+    """beta = sigma_dot / sigma: the reverse SDE of Song et al. (2021, arXiv 2011.13456)."""
 
     kind: Literal["song"] = "song"
     revision: ClassVar[int] = 1
@@ -46,7 +46,10 @@ class Song:
 
 @dataclass(frozen=True)
 class Constant:
-    """beta = factor sigma_dot / sigma: 0 is the probability flow, 1 is `song`; tau^2 of SA-Solver, eta of DPM++ 2M SDE."""
+    """beta = factor sigma_dot / sigma: 0 is the probability flow, 1 is `song` (Karras et al. 2022, Eq. 6).
+
+    The factor is tau^2 of SA-Solver and eta of DPM++ 2M SDE.
+    """
 
     kind: Literal["constant"] = "constant"
     factor: float = 1.0
@@ -61,7 +64,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Window:
-    """beta = factor sigma_dot / sigma where sigma_lo <= sigma <= sigma_hi, and 0 elsewhere."""
+    """beta = factor sigma_dot / sigma within [sigma_lo, sigma_hi], and 0 elsewhere (Karras et al. 2022, Eq. 6)."""
 
     kind: Literal["window"] = "window"
     factor: float = 1.0
@@ -85,7 +88,7 @@ class Window:
 class ExtendedReverse:
     """ER-SDE 5: beta for which sigma exp(decay) grows as phi(sigma) = sigma (exp(sigma^0.3) + 10).
 
-    The noise scale function that Cui et al. recommend (2023, arXiv 2309.06169): beta = phi_dot / phi - sigma_dot / sigma.
+    The noise scale function that Cui et al. recommend (2023, arXiv 2309.06169); beta = phi_dot/phi - sigma_dot/sigma.
     Little noise at small sigma, more than `song` at large.
     """
 

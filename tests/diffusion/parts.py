@@ -7,6 +7,7 @@ from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.labels import Labels
 from pipeline.diffusion.noise import TrainingNoise, Weighting
 from pipeline.diffusion.preconditioning import Preconditioning
+from pipeline.diffusion.randomness import Beta
 from pipeline.diffusion.schedules import Scaling, Schedule
 from pipeline.diffusion.solvers import Alpha, Solver
 from pipeline.diffusion.stochasticity import Stochasticity
@@ -21,6 +22,7 @@ UNIONS: dict[str, Any] = {
     "Weighting": Weighting,
     "Solver": Solver,
     "Stochasticity": Stochasticity,
+    "Beta": Beta,
     "Guidance": Guidance,
     "Labels": Labels,
 }
@@ -48,6 +50,7 @@ PRECONDITIONINGS = defaults(Preconditioning)
 TRAINING_NOISES = defaults(TrainingNoise)
 WEIGHTINGS = defaults(Weighting)
 SOLVERS = [Alpha(alpha=0.35) if solver == Alpha() else solver for solver in defaults(Solver)]  # alpha = 1 is Heun
+BETAS = defaults(Beta)
 STOCHASTICITIES = defaults(Stochasticity)
 
 # Grids that take any number of steps, and whose levels are not picked from a table or a list.

@@ -40,9 +40,7 @@ class EulerAncestral:
         plain = enter(flow, x, t, t_next)
         decay = ancestral_decay(plain.sigma, plain.sigma_next, self.eta)
         denoised = flow.denoised(x, t)
-        return Step(
-            plain.leave(renoise(plain.z, denoised, plain.sigma, plain.sigma_next, decay, noise, self.s_noise))
-        )
+        return Step(plain.leave(renoise(plain.z, denoised, plain.sigma, plain.sigma_next, decay, noise, self.s_noise)))
 
 
 def check_eta(eta: float, most: float) -> None:

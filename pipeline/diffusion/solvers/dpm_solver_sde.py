@@ -27,7 +27,8 @@ from pipeline.diffusion.solvers.renoising import (
 class DPMSolverSDE:
     """DPM++ SDE: a second evaluation at the ratio r of the step in lambda, and ancestral noise of amount eta in both.
 
-    The noise of the part of the step and of the whole lie on one Brownian path. eta = 0 is DPM-Solver++ (2S) with r.
+    The noise of the part of the step and of the whole lie on one Brownian path. eta = 0 is DPM-Solver++ (2S) with r
+    (Lu et al. 2022, arXiv 2211.01095).
     """
 
     kind: Literal["dpmpp_sde"] = "dpmpp_sde"
@@ -69,8 +70,9 @@ class DPMSolverSDE:
 class DPMSolver2MSDE:
     """DPM++ 2M SDE: D extrapolated from the last two evaluations; decay eta h, so beta = eta sigma_dot / sigma.
 
-    The forms weigh the slope of D by (1 - exp(-H)) / 2 (`midpoint`) or exactly (`heun`), H = (1 + eta) h. The first step
-    of a sample is of first order. eta = 0 is DPM-Solver++ (2M), eta = 1 the stochastic form of the paper.
+    The forms weigh the slope of D by (1 - exp(-H)) / 2 (`midpoint`) or exactly (`heun`), H = (1 + eta) h. The first
+    step of a sample is of first order. eta = 0 is DPM-Solver++ (2M), eta = 1 the stochastic form of Lu et al. 2022
+    (arXiv 2211.01095).
     """
 
     kind: Literal["dpmpp_2m_sde"] = "dpmpp_2m_sde"
@@ -110,7 +112,8 @@ class DPMSolver3MSDE:
     """DPM++ 3M SDE: D extrapolated from the last three evaluations; decay eta h as in 2M SDE.
 
     In the published form, whose second difference lacks a factor 2: its order is 2, with noise and without. The first
-    step of a sample is of first order, the second is 2M SDE in the `heun` form. eta = 0 is DPM-Solver++ (3M).
+    step of a sample is of first order, the second is 2M SDE in the `heun` form. eta = 0 is DPM-Solver++ (3M) of Lu et
+    al. 2022 (arXiv 2211.01095).
     """
 
     kind: Literal["dpmpp_3m_sde"] = "dpmpp_3m_sde"

@@ -1,7 +1,7 @@
 """ER-SDE: Taylor steps of the extended reverse-time SDE (Cui et al. 2023, arXiv 2309.06169), for any beta(t)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -19,16 +19,16 @@ from pipeline.diffusion.solvers.renoising import Plain, enter, recall, remember,
 class ERSDE:
     """D as a Taylor polynomial in sigma of degree stages - 1, its derivatives from differences of past evaluations.
 
-    The paper's noise scale function phi(sigma) is any beta here, phi = sigma exp(integral of beta): `er_sde_5` is the one
-    it recommends, `song` phi = sigma^2, `zero` phi = sigma. In x / s, so schedule and scaling make no difference. The
+    Any beta stands for the paper's noise scale function, phi = sigma exp(integral of beta): `er_sde_5` for the one that
+    it recommends, `song` for sigma^2, `zero` for sigma. In x / s, so schedule and scaling make no difference. The
     linear part and the noise are exact; the integrals of the Taylor terms against 1 / phi are Gauss-Legendre sums (the
-    paper's are Riemann sums of 100 terms). The first step of a sample is of stage 1, the second of stage 2. The third
-    stage keeps the first difference for the derivative, as published: the order stays 2.
+    authors' are Riemann sums of 100 terms). The first step of a sample is of stage 1, the second of stage 2. The third
+    stage takes the first difference for the derivative, as published: the order stays 2.
     """
 
     kind: Literal["er_sde"] = "er_sde"
     stages: int = 3
-    beta: Beta = ExtendedReverse()
+    beta: Beta = field(default_factory=ExtendedReverse)
     s_noise: float = 1.0
     revision: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
@@ -50,9 +50,7 @@ class ERSDE:
         plain = enter(flow, x, t, t_next)
         z, sigma, sigma_next = plain.z, plain.sigma, plain.sigma_next
         denoised = flow.denoised(x, t)
-        z_next = renoise(
-            z, denoised, sigma, sigma_next, self.beta.decay(sigma, sigma_next), noise, self.s_noise
-        )
+        z_next = renoise(z, denoised, sigma, sigma_next, self.beta.decay(sigma, sigma_next), noise, self.s_noise)
         if self.stages == 1:
             return Step(plain.leave(z_next))
         last, before = recall(memory, 2, denoised, sigma)

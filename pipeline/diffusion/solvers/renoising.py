@@ -1,4 +1,4 @@
-"""What stochastic solvers share: the plain coordinates, the exact linear part of the SDE, and what a multistep one knows.
+"""What stochastic solvers share: plain coordinates, the exact linear part of the SDE, and the past of multistep ones.
 
 In z = x / s with lambda = -ln sigma for time, the SDE of the paper (Eq. 6) is, for beta = rho sigma_dot / sigma,
 
@@ -79,7 +79,7 @@ def ancestral_decay(sigma: Tensor, sigma_next: Tensor, eta: float) -> Tensor:
 
 
 class Evaluation(NamedTuple):
-    """An earlier answer of the denoiser: D of the state's shape, its level, and which samples have it, of shape (N,)."""
+    """An answer of the denoiser: D of the state's shape; its level and which samples have it, of shape (N,)."""
 
     denoised: Tensor
     sigma: Tensor

@@ -1,7 +1,7 @@
 """SA-Solver: a stochastic Adams predictor and corrector (Xue et al. 2023, arXiv 2309.05019), data prediction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -19,11 +19,11 @@ from pipeline.diffusion.solvers.renoising import Evaluation, added, enter, kept,
 class SASolver:
     """Predicts from the last evaluations, and corrects each prediction with the one evaluation made there anyway.
 
-    beta is tau^2 of the paper times sigma_dot / sigma; the paper's choice is a constant within a window of sigma. Over a
-    step tau counts as constant, with the right integral. In x / s and lambda = -ln sigma, the linear part and the noise
-    exact. The correction of a step is made at the beginning of the next one, with the noise of that step; a state that
-    something else has moved in between (churn) is not corrected. Orders rise one a step at the start and fall to what
-    the remaining steps allow at the end, as published; so does the weight of order 2 that the authors found better.
+    beta is tau^2 of the paper times sigma_dot / sigma; the paper's choice is a constant within a window of sigma. Over
+    a step tau counts as constant, with the right integral. In x / s and lambda = -ln sigma, the linear part and the
+    noise exact. The correction of a step is made at the beginning of the next one, with the noise of that step; a state
+    that something else has moved in between (churn) is not corrected. As published, orders rise by one a step at the
+    start and fall to what the remaining steps allow at the end, and order 2 has the weight that the authors found best.
 
     Args:
         predictor_order: 1 to 4.
@@ -33,7 +33,7 @@ class SASolver:
     kind: Literal["sa_solver"] = "sa_solver"
     predictor_order: int = 2
     corrector_order: int = 2
-    beta: Beta = Window(factor=1.0, sigma_lo=0.05, sigma_hi=1.0)
+    beta: Beta = field(default_factory=Window)
     revision: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
     evaluations: ClassVar[int] = 1
@@ -65,9 +65,7 @@ class SASolver:
         return Step(plain.leave(z_next), (base, sigma_next, decay, *remember(memory[3:], count, denoised, sigma)))
 
 
-def _correct(
-    z: Tensor, denoised: Tensor, sigma: Tensor, past: list[Evaluation], last: Memory, order: int
-) -> Tensor:
+def _correct(z: Tensor, denoised: Tensor, sigma: Tensor, past: list[Evaluation], last: Memory, order: int) -> Tensor:
     """The state z at sigma, by the last step made again with what the denoiser says at its end."""
     base, reached, decay = last
     start = past[0]
@@ -109,7 +107,7 @@ def _moments(count: int, a: Tensor, h: Tensor) -> list[Tensor]:
 
 
 def _interpolate(nodes: Sequence[Tensor], moments: Sequence[Tensor]) -> list[Tensor]:
-    """Weights w_i for which sum w_i f(u_i) is the integral, of these moments, of the polynomial through all (u_i, f)."""
+    """Weights w_i for which sum w_i f(u_i) is the integral, of these moments, of the polynomial through all f(u_i)."""
     weights = []
     for i, node in enumerate(nodes):
         coefficients = [torch.ones_like(node)]  # of the Lagrange polynomial that is 1 at this node, 0 at the others

@@ -1,6 +1,6 @@
 """Solvers of the paper's SDE (Karras et al. 2022, Eq. 6) with any beta(t)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -17,13 +17,13 @@ from pipeline.diffusion.solvers.renoising import enter, renoise
 class EulerMaruyama:
     """x_next = x + h dx/dt + s (decay (D - x/s) + sqrt(2 decay) sigma n): Euler's step, decay and injection of noise.
 
-    On the schedule and scaling that are set, everything taken at the beginning of the step; `decay` is the integral of
-    beta over it. With beta = 0 it is Euler's method, bit for bit. The noise is that of the level that the step leaves,
-    which on a coarse grid is far too much: `exponential_sde` has no such error.
+    Eq. 6 of Karras et al. 2022 on the schedule and scaling that are set, everything taken at the beginning of the step;
+    `decay` is the integral of beta over it. With beta = 0 it is Euler's method, bit for bit. The noise is that of the
+    level that the step leaves, far too much on a coarse grid: `exponential_sde` has no such error.
     """
 
     kind: Literal["euler_maruyama"] = "euler_maruyama"
-    beta: Beta = Song()
+    beta: Beta = field(default_factory=Song)
     revision: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
     evaluations: ClassVar[int] = 1
@@ -58,7 +58,7 @@ class ExponentialSDE:
 
     kind: Literal["exponential_sde"] = "exponential_sde"
     order: int = 2
-    beta: Beta = Song()
+    beta: Beta = field(default_factory=Song)
     revision: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
 
