@@ -14,7 +14,6 @@ from pipeline.diffusion.timesteps import EDMSteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.training.settings import Frozen
 
-
 KINDS = ", ".join(solver.kind for solver in get_args(Solver))
 
 

@@ -99,7 +99,7 @@ class DPMSolver2MSDE:
         plain = enter(flow, x, t, t_next)
         z, sigma, sigma_next, h = plain.z, plain.sigma, plain.sigma_next, plain.h
         denoised = flow.denoised(x, t)
-        (last,) = recall(memory, 1, denoised, sigma)
+        (last,) = recall(memory, 1, denoised, plain)
         H, r = (1 + self.eta) * h, (last.sigma / sigma).log() / h
         of_slope = -(-H).expm1() / 2 if self.form == "midpoint" else _phi_2(H)
         z_next = renoise(z, denoised, sigma, sigma_next, self.eta * h, noise, self.s_noise)
@@ -137,7 +137,7 @@ class DPMSolver3MSDE:
         plain = enter(flow, x, t, t_next)
         z, sigma, sigma_next, h = plain.z, plain.sigma, plain.sigma_next, plain.h
         denoised = flow.denoised(x, t)
-        last, before = recall(memory, 2, denoised, sigma)
+        last, before = recall(memory, 2, denoised, plain)
         H = (1 + self.eta) * h
         r_0, r_1 = (last.sigma / sigma).log() / h, (before.sigma / last.sigma).log() / h
         slope = (denoised - last.denoised) / per_sample(r_0, z)

@@ -53,7 +53,7 @@ class ERSDE:
         z_next = renoise(z, denoised, sigma, sigma_next, self.beta.decay(sigma, sigma_next), noise, self.s_noise)
         if self.stages == 1:
             return Step(plain.leave(z_next))
-        last, before = recall(memory, 2, denoised, sigma)
+        last, before = recall(memory, 2, denoised, plain)
         of_slope, of_bend = self._taylor(plain)
         slope = (denoised - last.denoised) / per_sample(sigma - last.sigma, z)
         z_next = z_next + weighted(of_slope, slope, last.known)

@@ -20,6 +20,8 @@ from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.seeds import Noise
 from pipeline.diffusion.solvers.base import Memory
 
+MIN_SPACING = 0.1
+
 
 class Plain(NamedTuple):
     """A step in the plain coordinates.
@@ -86,16 +88,18 @@ class Evaluation(NamedTuple):
     known: Tensor
 
 
-def recall(memory: Memory, count: int, denoised: Tensor, sigma: Tensor) -> list[Evaluation]:
-    """The last `count` evaluations, latest first, as seen from the one at sigma.
+def recall(memory: Memory, count: int, denoised: Tensor, plain: Plain) -> list[Evaluation]:
+    """The last `count` evaluations, latest first, as seen from the beginning of a step.
 
-    A sample lacks one that it never made, or that lies not above the one after it (it has climbed since). Its level
-    there is one that divides nothing by zero.
+    A sample lacks one that it never made (or has climbed since), or that lies not above the one after it by a tenth of
+    the step in ln sigma: nothing is extrapolated from there, which churn could bring about. The level of one that it
+    lacks is a stand-in that divides nothing by zero.
     """
-    found, latest, known = [], sigma, torch.ones_like(sigma, dtype=torch.bool)
-    memory = memory or (torch.zeros_like(denoised), torch.zeros_like(sigma)) * count
+    found, latest, known = [], plain.sigma, torch.ones_like(plain.sigma, dtype=torch.bool)
+    rise = (MIN_SPACING * plain.h).exp()
+    memory = memory or (torch.zeros_like(denoised), torch.zeros_like(latest)) * count
     for old, level in zip(memory[::2], memory[1::2], strict=True):
-        known = known & (level > latest)
+        known = known & (level > rise * latest)
         latest = torch.where(known, level, math.e * latest)
         found.append(Evaluation(old, latest, known))
     return found

@@ -55,7 +55,7 @@ class SASolver:
         z, sigma, sigma_next = plain.z, plain.sigma, plain.sigma_next
         denoised = flow.denoised(x, t)
         count = max(self.predictor_order, self.corrector_order, 2) - 1
-        past = recall(memory[3:], count, denoised, sigma)
+        past = recall(memory[3:], count, denoised, plain)
         if memory and self.corrector_order:
             z = _correct(z, denoised, sigma, past, memory[:3], min(self.corrector_order, ahead + 3))
         decay = self.beta.decay(sigma, sigma_next)
