@@ -45,7 +45,8 @@ from tests.diffusion.probes import Gaussian, Probes
 CHECKED = {
     "euler_ancestral": "diffusers EulerAncestralDiscreteScheduler and DDIMScheduler(eta), same noise",
     "euler_maruyama": "Euler for beta = 0, bit for bit; a plain loop of the SDE, same noise",
-    "exponential_sde": "diffusers DPMSolverMultistepScheduler(sde-dpmsolver++) of order 1; a plain 2S loop for beta = 0",
+    "exponential_sde": "diffusers DPMSolverMultistepScheduler(sde-dpmsolver++) of order 1; "
+    "a plain 2S loop for beta = 0",
     "dpmpp_sde": "a plain DPM-Solver++ (2S) loop for eta = 0; exponential_sde for eta = 1",
     "dpmpp_2m_sde": "diffusers DPMSolverMultistepScheduler(sde-dpmsolver++), midpoint and heun, same noise; "
     "a plain 2M loop for eta = 0",
@@ -91,26 +92,25 @@ def test_every_stochastic_solver_is_compared_with_something():
 # --- weak convergence
 
 
+# A step of the vp grid is longer than 1 in ln sigma at its end, with a few hundred steps: no slope can be seen there.
+WEAK_TIMESTEPS = [steps for steps in SMOOTH_TIMESTEPS if steps.kind != "vp"]
+
+
 def weak_errors(solver: Any, num_levels: int, schedule: Any, scaling: Any) -> Tensor:
-    """Errors of mean and variance at the end for each grid, shape (2, grids)."""
+    """The distance of (mean, variance) at the end from the exact ones, for each grid."""
     network = NoiseLevels(0.002, 20.0)
-    grids = [with_steps(steps, num_levels) for steps in SMOOTH_TIMESTEPS]
+    grids = [with_steps(steps, num_levels) for steps in WEAK_TIMESTEPS]
     sigmas = torch.stack([grid(steps, network)[:-1] for steps in grids], dim=1)
     found = torch.stack(GAUSSIAN.follow(solver, sigmas, schedule, scaling))
     ends = zip(sigmas[0].tolist(), sigmas[-1].tolist(), strict=True)
     exact = torch.tensor([GAUSSIAN.exact(beta_of(solver), *pair) for pair in ends], dtype=torch.float64).T
-    return (found - exact).abs()
+    return (found - exact).square().sum(dim=0).sqrt()
 
 
 def check_weak_order(solver: Any, schedule: Any, scaling: Any) -> None:
-    lengths = (129, 257)
-    errors = torch.stack([weak_errors(solver, num_levels, schedule, scaling) for num_levels in lengths])
-    slopes = (errors[0] / errors[1]).log2()
-    for i, steps in enumerate(SMOOTH_TIMESTEPS):
-        # Ancestral steps of first order hit the Gaussian's mean exactly: no slope there.
-        measured = [slopes[k, i].item() for k in (0, 1) if errors[1, k, i].item() > 1e-9]
-        assert measured, f"{steps.kind}: no error at all"
-        assert abs(min(measured) - solver.order) < 0.2, f"{steps.kind}: slopes {measured}, errors {errors[:, :, i]}"
+    coarse, fine = (weak_errors(solver, num_levels, schedule, scaling) for num_levels in (129, 257))
+    for steps, slope, error in zip(WEAK_TIMESTEPS, (coarse / fine).log2().tolist(), fine.tolist(), strict=True):
+        assert abs(slope - solver.order) < 0.2, f"{steps.kind} grid: slope {slope:.3f}, error {error}"
 
 
 @pytest.mark.parametrize("solver", VARIANTS, ids=repr)
@@ -268,7 +268,7 @@ def plain_noise(sigma: float, sigma_next: float) -> Tensor:
 
 
 def plain_loop(rule: Any) -> Tensor:
-    """Follows `rule(x, D, past, sigma, sigma_next)`, past = [(D, sigma), ...] latest first; the last step lands on D."""
+    """Follows `rule(x, D, past, sigma, sigma_next)`, past = [(D, sigma), ...], latest first; the last gives D."""
     x, past = start(), []
     for sigma, sigma_next in pairwise(SIGMAS.tolist()):
         denoised = plain_denoise(x, sigma)
@@ -349,7 +349,7 @@ def er_sde(stages: int, power: int) -> Any:
 
 
 def sa_predictor_2(x, d, past, sigma, sigma_next):
-    """The predictor of order 2 with tau = 0 and the authors' weight of the slope; the last steps need no lower order."""
+    """The predictor of order 2 with tau = 0 and the authors' weight of the slope; no lower order at the end."""
     h = math.log(sigma / sigma_next)
     slope = (d - past[0][0]) / math.log(past[0][1] / sigma) if past else 0.0
     return ddim(x, d, past, sigma, sigma_next) + h**2 / 2 * slope

@@ -28,7 +28,8 @@ class DPMSolverSDE:
     """DPM++ SDE: a second evaluation at the ratio r of the step in lambda, and ancestral noise of amount eta in both.
 
     The noise of the part of the step and of the whole lie on one Brownian path. eta = 0 is DPM-Solver++ (2S) with r
-    (Lu et al. 2022, arXiv 2211.01095).
+    (Lu et al. 2022, arXiv 2211.01095). With eta between 0 and 1 the amount of noise depends on the length of the steps
+    (as in DDIM), so the SDE that is solved is met with order 1 only; the variance still converges with order 2.
     """
 
     kind: Literal["dpmpp_sde"] = "dpmpp_sde"
@@ -47,7 +48,7 @@ class DPMSolverSDE:
 
     @property
     def order(self) -> int:
-        return 2
+        return 2 if self.eta in (0, 1) else 1
 
     def step(
         self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
