@@ -110,7 +110,7 @@ def weak_errors(solver: Any, num_levels: int, schedule: Any, scaling: Any) -> Te
 def check_weak_order(solver: Any, schedule: Any, scaling: Any) -> None:
     coarse, fine = (weak_errors(solver, num_levels, schedule, scaling) for num_levels in (129, 257))
     for steps, slope, error in zip(WEAK_TIMESTEPS, (coarse / fine).log2().tolist(), fine.tolist(), strict=True):
-        assert abs(slope - solver.order) < 0.2, f"{steps.kind} grid: slope {slope:.3f}, error {error}"
+        assert abs(slope - solver.order) < 0.25, f"{steps.kind} grid: slope {slope:.3f}, error {error}"
 
 
 @pytest.mark.parametrize("solver", VARIANTS, ids=repr)
@@ -146,22 +146,24 @@ def test_schedule_and_scaling_make_no_difference_but_to_euler_maruyama(solver):
 
 @pytest.mark.parametrize("solver", DEFAULTS, ids=name)
 def test_the_marginals_of_the_mixture_are_kept(solver):
-    """40 steps, or as many as the noise of Euler-Maruyama needs; 8,000 draws."""
-    steps = EDMSteps(num_steps=160 if solver.kind == "euler_maruyama" else 40)
-    tolerance = 0.03 if solver.order == 1 else 0.02
+    """8,000 draws: standard deviation within 2 %, fourth moment within 8 %."""
+    steps = EDMSteps(num_steps=100 if solver.order == 1 else 50, sigma_min=0.02, sigma_max=20.0)
     sampler = Sampler(timesteps=steps, solver=solver)
     images = sample(MIXTURE.denoise, ANY, sampler, torch.arange(4), (1, 50, 40)).images
     assert images.mean().abs().item() < 0.05
-    assert images.std().item() == pytest.approx(MIXTURE.total_std, rel=tolerance)
-    assert (images**4).mean().item() == pytest.approx(1 + 6 * 0.5**2 + 3 * 0.5**4, rel=4 * tolerance)
+    assert images.std().item() == pytest.approx(MIXTURE.total_std, rel=0.02)
+    assert (images**4).mean().item() == pytest.approx(1 + 6 * 0.5**2 + 3 * 0.5**4, rel=0.08)
 
 
 @pytest.mark.parametrize(
-    "solver", [EulerMaruyama(), ExponentialSDE(order=1), ExponentialSDE(), EulerMaruyama(beta=Window())], ids=repr
+    "solver", [EulerMaruyama(), ExponentialSDE(order=1), ExponentialSDE(beta=Constant(factor=0.5))], ids=repr
 )
 def test_refining_the_grid_refines_the_same_path(solver):
-    """Strong convergence, of order 1 since the noise does not depend on the state."""
-    fine = torch.logspace(1, -1, 513, dtype=torch.float64)
+    """Strong convergence, of order 1 since the noise does not depend on the state.
+
+    The levels lie on ticks of the path's clock, 1e-4 to 1e4 in 2^16 equal parts of ln sigma.
+    """
+    fine = torch.logspace(1, -1, 257, dtype=torch.float64)
     x = 10 * normal(torch.arange(3), draw(INITIAL, 0), (1, 8, 8))
 
     def end(every: int) -> Tensor:
@@ -169,11 +171,11 @@ def test_refining_the_grid_refines_the_same_path(solver):
         return follow(MIXTURE.denoise, Sampler(solver=solver), Levels(levels), x, torch.arange(3), levels[0])[0]
 
     reference = end(1)
-    errors = torch.stack([(end(every) - reference).square().mean().sqrt() for every in (32, 16, 8)])
+    errors = torch.stack([(end(every) - reference).square().mean().sqrt() for every in (16, 8, 4)])
     slopes = (errors[:-1] / errors[1:]).log2()
     assert slopes.min().item() > 0.85, f"slopes {slopes.tolist()}, errors {errors.tolist()}"
     other = follow(
-        MIXTURE.denoise, Sampler(solver=solver), Levels(fine[::8, None].expand(-1, 3)), x, torch.arange(3) + 9,
+        MIXTURE.denoise, Sampler(solver=solver), Levels(fine[::4, None].expand(-1, 3)), x, torch.arange(3) + 9,
         fine[:1].expand(3),
     )[0]  # fmt: skip
     assert (other - reference).square().mean().sqrt().item() > 20 * errors[-1].item(), "another path is another image"
