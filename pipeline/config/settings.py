@@ -8,6 +8,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from pipeline.config.grid_file import read_grid
 from pipeline.config.load import validate
 from pipeline.config.sweep import expand_grid
+from pipeline.config.unions import NestedKinds
 from pipeline.data.samples import Execution
 from pipeline.data.sources import Source
 from pipeline.diffusion.guidance import Guidance, Unguided
@@ -117,7 +118,7 @@ class SamplerSettings(Frozen):
     from a file; what counts is what stands in it."""
 
     timesteps: Annotated[Timesteps, Field(discriminator="kind")] = EDMSteps()
-    solver: Annotated[Solver, Field(discriminator="kind")] = Heun()
+    solver: Annotated[Solver, Field(discriminator="kind"), NestedKinds()] = Heun()
     schedule: Annotated[Schedule, Field(discriminator="kind")] = Linear()
     scaling: Annotated[Scaling, Field(discriminator="kind")] = Unscaled()
     stochasticity: Annotated[Stochasticity, Field(discriminator="kind")] = Deterministic()

@@ -46,4 +46,6 @@ def _words(key: str, value: Any) -> str:
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, Mapping):  # a part within a part
+        return f"({_words('', value)})"
     return f"{value:g}" if isinstance(value, float) else str(value)

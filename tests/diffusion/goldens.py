@@ -104,6 +104,7 @@ _COMPUTE: dict[str, Any] = {
     "TrainingNoise": lambda part: part.sigma(U),
     "Weighting": lambda part: part.weight(SIGMAS, 0.4),
     "Solver": lambda part: _images(solver=part),
+    "Beta": lambda part: part.decay(SIGMAS, SIGMAS / 2),
     "Stochasticity": lambda part: _images(stochasticity=part),
     "Guidance": _guidance,
     "Labels": lambda part: part.of(SEEDS, 10),

@@ -7,6 +7,7 @@ from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.labels import Labels
 from pipeline.diffusion.noise import TrainingNoise, Weighting
 from pipeline.diffusion.preconditioning import Preconditioning
+from pipeline.diffusion.randomness import Beta
 from pipeline.diffusion.schedules import Scaling, Schedule
 from pipeline.diffusion.solvers import (
     DEIS,
@@ -33,6 +34,7 @@ UNIONS: dict[str, Any] = {
     "Weighting": Weighting,
     "Solver": Solver,
     "Stochasticity": Stochasticity,
+    "Beta": Beta,
     "Guidance": Guidance,
     "Labels": Labels,
 }
@@ -80,6 +82,7 @@ def in_plain_coordinates(solver: Any) -> bool:
     return type(solver).__module__.rpartition(".")[2] in IN_PLAIN_COORDINATES
 
 
+BETAS = defaults(Beta)
 STOCHASTICITIES = defaults(Stochasticity)
 
 EMBEDDED = [solver for solver in SOLVERS if error_order(solver) is not None]
