@@ -149,7 +149,7 @@ class RectifiedFlowPreconditioning:
     """F predicts the velocity n - y of the rectified flow x_t = (1 - t) y + t n, and is told M t.
 
     x_t is x / (1 + sigma) with t = sigma / (1 + sigma), and y = x_t - t (n - y) makes the denoiser (Liu et al. 2022,
-    arXiv 2209.03003). sigma is infinite at t = 1, where nothing is left of the data, so levels end at t = 1 - epsilon_t.
+    arXiv 2209.03003). sigma is infinite at t = 1, where nothing is left of the data: levels end at t = 1 - epsilon_t.
 
     Args:
         M: what the time is multiplied with for the network; 1000 suits its positional embedding.

@@ -24,8 +24,8 @@ MIXTURE = Mixture(std=0.5)
 NUM_LEVELS = (129, 257, 513)
 START_STEPS = 4
 DETERMINISTIC = [solver for solver in SOLVERS if not solver.stochastic]
-# Near zero the time of these schedules is like sigma^2, and s = 1 / (1 + sigma) like 1 - sqrt(t): the state is not smooth
-# in t there, and the vp grid, with few levels near zero, shows the order with some 8,000 levels only.
+# Near zero the time of these schedules is like sigma^2, and s = 1 / (1 + sigma) like 1 - sqrt(t): the state is not
+# smooth in t there, and the vp grid, with few levels near zero, shows the order with some 8,000 levels only.
 ROUGH_AT_ZERO = ("vp", "ve")
 # Quantiles to start from, symmetric about 0 without it (0 stays where it is).
 START = torch.tensor([-2.0, -1.5, -1.0, -0.6, -0.3, -0.1, 0.05, 0.2, 0.45, 0.8, 1.2, 1.8], dtype=torch.float64)
