@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # Streams keep the purposes of draws apart: draw = stream * 2**32 + index.
-INITIAL, CHURN, SOLVER, RENOISE, LABEL, PATH, TRAINING, DROPOUT, TRAINING_NOISE = range(9)
+INITIAL, CHURN, SOLVER, RENOISE, LABEL, PATH, TRAINING, DROPOUT, TRAINING_NOISE, AUGMENTATION = range(10)
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
