@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.diffusion.schedules import VP
+from pipeline.diffusion.schedules import VP, RectifiedFlow, RectifiedFlowScaling
 from pipeline.diffusion.timesteps import NoiseLevels, check_iddpm, iddpm_levels
 
 
@@ -144,7 +144,40 @@ class EDMPreconditioning:
         return NoiseLevels(0.0, math.inf)
 
 
-Preconditioning = VPPreconditioning | VEPreconditioning | IDDPMPreconditioning | EDMPreconditioning
+@dataclass(frozen=True)
+class RectifiedFlowPreconditioning:
+    """F predicts the velocity n - y of the rectified flow x_t = (1 - t) y + t n, and is told M t.
+
+    x_t is x / (1 + sigma) with t = sigma / (1 + sigma), and y = x_t - t (n - y) makes the denoiser (Liu et al. 2022,
+    arXiv 2209.03003). sigma is infinite at t = 1, where nothing is left of the data: levels end at t = 1 - epsilon_t.
+
+    Args:
+        M: what the time is multiplied with for the network; 1000 suits its positional embedding.
+        epsilon_t: how far from pure noise the levels end.
+    """
+
+    kind: Literal["flow"] = "flow"
+    M: float = 1000.0
+    epsilon_t: float = 1e-3
+    revision: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.M < math.inf:
+            raise ValueError(f"M: must be positive (got {self.M})")
+        if not 0 < self.epsilon_t < 1:
+            raise ValueError(f"epsilon_t: must lie between 0 and 1 (got {self.epsilon_t})")
+
+    def coefficients(self, sigma: Tensor, sigma_data: float) -> Coefficients:
+        t, s = RectifiedFlow().sigma_inv(sigma), RectifiedFlowScaling().s(sigma)
+        return Coefficients(s, -t, s, self.M * t)
+
+    def levels(self) -> NoiseLevels:
+        return NoiseLevels(0.0, (1 - self.epsilon_t) / self.epsilon_t)
+
+
+Preconditioning = (
+    VPPreconditioning | VEPreconditioning | IDDPMPreconditioning | EDMPreconditioning | RectifiedFlowPreconditioning
+)
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
@@ -156,7 +189,7 @@ class Denoiser(nn.Module):
     """D(x; sigma, labels) of a network and a preconditioning.
 
     Args:
-        network: F(x, c_noise, labels); it runs in the precision of its own parameters, or under autocast.
+        network: F(x, c_noise, labels), or with a fourth argument where it is told of augmentation; it runs in the precision of its own parameters, or under autocast.
         preconditioning: the four coefficient functions.
         sigma_data: the standard deviation of the data, in the model's range.
     """
@@ -169,13 +202,14 @@ class Denoiser(nn.Module):
         self.preconditioning = preconditioning
         self.sigma_data = sigma_data
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """The denoised image.
 
         Args:
             x: noisy images y + sigma n, without scaling, of shape (N, C, H, W).
             sigma: noise levels of shape (N,).
             labels: int64 of shape (N,), -1 for none; or None.
+            augment: in training, what was done to y, of shape (N, 9); None for nothing, as in sampling.
 
         Returns:
             The estimate of y, of x's shape and dtype. Coefficients are float64, whatever the network's precision.
@@ -185,7 +219,8 @@ class Denoiser(nn.Module):
         network_x = (per_sample(c.c_in, x).to(x.dtype) * x).to(dtype)
         # Half precision cannot tell neighbouring times apart, so the network gets c_noise in float32 at least.
         c_noise = c.c_noise.to(torch.promote_types(dtype, torch.float32))
-        output: Tensor = self.network(network_x, c_noise, labels)
+        conditions = (labels,) if augment is None else (labels, augment)
+        output: Tensor = self.network(network_x, c_noise, *conditions)
         output = output[:, : x.shape[1]]  # a learned variance, if there is one, is not ours
         return per_sample(c.c_skip, x).to(x.dtype) * x + per_sample(c.c_out, x).to(x.dtype) * output.to(x.dtype)
 

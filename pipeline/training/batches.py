@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.data.dataset import Dataset
 from pipeline.data.order import image_index
 from pipeline.diffusion.seeds import DROPOUT, LABEL_DROPOUT, TRAINING, TRAINING_NOISE, draw, normal, uniform
+from pipeline.training.augmentation import draw_augmentation
 from pipeline.training.settings import TrainingSettings
 
 
@@ -25,6 +26,7 @@ class Batch(NamedTuple):
     u: Tensor  # quantiles of the noise levels, float64 of shape (N,)
     sigma: Tensor  # noise levels, float64 of shape (N,)
     labels: Tensor | None  # int64 of shape (N,), -1 where it was dropped; or None for data without classes
+    augment: Tensor | None = None  # what was done to the images, for the network, float32 of shape (N, 9)
 
 
 class Batches:
@@ -32,7 +34,7 @@ class Batches:
 
     Args:
         dataset: the images.
-        settings: of the training: its seed, noise distribution, flips and label dropout.
+        settings: of the training: its seed, noise distribution, strata, flips, augmentation and label dropout.
         device: where the batches go; their noise is made there.
     """
 
@@ -57,8 +59,18 @@ class Batches:
         if self._settings.label_dropout and labels is not None:
             dropped = uniform(key, draw(LABEL_DROPOUT, 0) + position)[:, 0] < self._settings.label_dropout
             labels = labels.masked_fill(dropped, -1)
+        augment = None
+        if self._settings.augment:
+            augmentation = draw_augmentation(self._settings.seed, position, self._settings.augment)
+            y, augment = augmentation.apply(y), augmentation.condition
         n = normal(key, draw(TRAINING_NOISE, 0) + position, y.shape[1:]).to(torch.float32)
-        return Batch(start, y, n, u, self._settings.noise.sigma(u), labels)
+        u = self._stratify(position, u)
+        return Batch(start, y, n, u, self._settings.noise.sigma(u), labels, augment)
+
+    def _stratify(self, position: Tensor, u: Tensor) -> Tensor:
+        """The quantiles of a step, each in the stratum of its place in the step, whichever worker makes it."""
+        size = self._settings.batch_size
+        return (position % size + u) / size if self._settings.stratified else u
 
     def _images(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         chosen = image_index(self._settings.seed, np.arange(start, stop, dtype=np.int64), len(self._dataset))

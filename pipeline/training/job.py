@@ -9,6 +9,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
 from pipeline.errors import SettingsError
 from pipeline.reporting import Reporter
+from pipeline.training.augmentation import NUM_CONDITIONS
 from pipeline.training.checkpoint import newest_position, versions
 from pipeline.training.identity import training_folder, training_key
 from pipeline.training.settings import ModelSpec, TrainingSettings
@@ -31,7 +32,8 @@ class TrainingJob:
         tags: of its run.
 
     Raises:
-        SettingsError: it would see more than 2^32 images, or drop labels that the data set does not have.
+        SettingsError: it would see more than 2^32 images, drop labels that the data set does not have, or augment
+            images without telling the network.
     """
 
     name: str
@@ -53,6 +55,13 @@ class TrainingJob:
                 "training.label_dropout",
                 f"must be 0, as the images of {self.dataset.info.name} have no labels to drop "
                 f"(got {self.settings.label_dropout:g})",
+            )
+
+        told = getattr(self.model.network, "augment_dim", 0)
+        if self.settings.augment and told != NUM_CONDITIONS:
+            raise SettingsError(
+                "training.augment",
+                f"needs a network that is told of it: set model.network.augment_dim: {NUM_CONDITIONS} (got {told})",
             )
 
     @property

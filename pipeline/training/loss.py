@@ -18,7 +18,7 @@ def sample_losses(denoiser: Denoiser, weighting: Weighting, batch: Batch) -> Ten
         float32 of shape (N,).
     """
     noisy = batch.y + per_sample(batch.sigma, batch.y).to(batch.y.dtype) * batch.n
-    error = denoiser(noisy, batch.sigma, batch.labels) - batch.y
+    error = denoiser(noisy, batch.sigma, batch.labels, batch.augment) - batch.y
     weight = weighting.weight(batch.sigma, denoiser.sigma_data).to(error.dtype)
     losses: Tensor = weight * error.square().flatten(1).sum(1)
     return losses

@@ -89,6 +89,10 @@ class TrainingSettings(Frozen):
             Empty: with the snapshots.
         log_kimg: thousands of images between log lines.
         on_nan: what a loss that is not finite does: `stop` the training, or `skip` the step. It is counted either way.
+        stratified: the noise levels of a step are one from each of `batch_size` equal parts of p_train, instead of
+            independent of each other: the same expectation of the loss, with less variance.
+        augment: the probability of each change of the non-leaky augmentation, see `pipeline.training.augmentation`; 0 for
+            none. The network is told of it: set its `augment_dim` to 9.
         loss_bins: the loss is reported by noise level in this many bins, evenly spaced in the quantile of p_train.
     """
 
@@ -100,6 +104,8 @@ class TrainingSettings(Frozen):
     microbatch: int | None = Field(default=None, gt=0)
     x_flip: bool = False
     label_dropout: float = Field(default=0.0, ge=0, le=1, json_schema_extra={SINCE: 2})
+    augment: float = Field(default=0.0, ge=0, le=1, json_schema_extra={SINCE: 2})
+    stratified: bool = Field(default=False, json_schema_extra={SINCE: 2})
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Precision = "fp32"
     channels_last: bool = True

@@ -12,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.networks import DDPMpp
-from tests.networks.plain_ddpmpp import ddpmpp as plain
+from tests.networks.plain_unets import Kind, unet
 
-AUGMENT = 9 * 128  # weights of the published networks' augmentation input, which is zero in sampling and not built here
+AUGMENT = 9 * 128  # weights of the published networks' augmentation input, built where the settings ask for it
 GOLDEN_MEAN = 0.022960336624818015
 GOLDEN = [0.7392141831911556, 0.3044660875539344, -0.9245193420072719, -0.17038694198826634, -0.24641765485860107]
 SMALL = DDPMpp(model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,), dropout=0.1)
@@ -42,6 +42,7 @@ def inputs(num: int = 5, channels: int = 3, resolution: int = 16) -> tuple[Tenso
 
 def test_the_cifar_10_network_has_the_published_number_of_parameters() -> None:
     """55.7 M in the paper: 55,733,891 with the augmentation input."""
+    assert count(DDPMpp(augment_dim=9).build(32, 3, 0)) == 55_733_891
     assert count(DDPMpp().build(32, 3, 0)) == 55_733_891 - AUGMENT == 55_732_739
     assert count(DDPMpp().build(32, 3, 10)) == 55_732_739 + 10 * 128 + 128
 
@@ -107,7 +108,7 @@ def test_the_output_is_that_of_the_plain_formulas(
     net = filled(settings.build(resolution, channels, num_classes).double())
     x, c_noise, labels = inputs(5, channels, resolution)
     out = net(x, c_noise.double(), labels)
-    expected = plain(net.state_dict(), x.double(), c_noise.double(), labels, settings.channels_per_head)
+    expected = unet(net.state_dict(), x.double(), c_noise.double(), labels, Kind(settings.channels_per_head))
     assert out.shape == x.shape
     assert expected.std() > 0.1
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
@@ -283,6 +284,7 @@ def test_compiled_code_gives_the_same_output() -> None:
         ({"dropout": 1.0}, "dropout: must be at least 0 and below 1 (got 1.0)"),
         ({"dropout": float("nan")}, "dropout: must be at least 0 and below 1 (got nan)"),
         ({"channel_mult_emb": 0}, "channel_mult_emb: must be at least 1 (got 0)"),
+        ({"augment_dim": -1}, "augment_dim: must be at least 0 (got -1)"),
         ({"channels_per_head": 0}, "channels_per_head: must be at least 1 (got 0)"),
         (
             {"channels_per_head": 48},

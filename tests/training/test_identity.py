@@ -34,7 +34,7 @@ def test_how_long_how_often_and_where_do_not_make_another_training(fields: dict[
     [
         {"seed": 1}, {"batch_size": 8}, {"x_flip": True}, {"label_dropout": 0.1}, {"precision": "bf16"},
         {"noise": LogUniform()}, {"optimizer": Optimizer(lr=0.1)}, {"ema": {"halflife_kimg": [5.0]}},
-        {"weighting": {"kind": "inverse_variance"}},
+        {"weighting": {"kind": "inverse_variance"}}, {"stratified": True}, {"augment": 0.12},
     ],
 )  # fmt: skip
 def test_what_determines_the_weights_makes_another_training(fields: dict[str, object]) -> None:
