@@ -7,8 +7,9 @@ returns a tensor of the shape of x. Preconditioning is not the network's: see `p
 """
 
 from pipeline.networks.ddpmpp import DDPMpp
+from pipeline.networks.edm2 import EDM2
 from pipeline.networks.mlp import MLP
 
-Network = DDPMpp | MLP
+Network = DDPMpp | EDM2 | MLP
 
-__all__ = ["DDPMpp", "MLP", "Network"]
+__all__ = ["EDM2", "MLP", "DDPMpp", "Network"]

@@ -159,7 +159,7 @@ def test_a_real_training_is_rebuilt_sampled_from_and_resumed_to_the_bit(tmp_path
     stores = [store_at(tmp_path / name) for name in ("whole", "broken")]
     for store, parts in zip(stores, ([6], [2, 6]), strict=True):
         for steps in parts:
-            settings = make_settings(steps, snapshot_kimg=BATCH / 1000, ema=ema)
+            settings = make_settings(steps, snapshot_kimg=2 * BATCH / 1000, checkpoint_kimg=None, ema=ema)
             loop.train(make_job(store, settings), Place(), quiet())
     found = [find_snapshot(store, CheckpointRef("toy", "latest", "posthoc-0.15")) for store in stores]
     assert found[0].weights_sha256 == found[1].weights_sha256
