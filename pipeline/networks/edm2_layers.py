@@ -24,9 +24,8 @@ Flavor = Literal["enc", "dec"]
 def magnitude(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """The root of the mean square over some dimensions, which stay with length 1; in float32 at least."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    dims = (dim,) if isinstance(dim, int) else dim
-    count = math.prod(x.shape[d] for d in dims)
-    return torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=dtype) / math.sqrt(count)
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype)
+    return norm * math.sqrt(norm.numel() / x.numel())
 
 
 def normalize(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:

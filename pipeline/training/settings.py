@@ -1,5 +1,6 @@
 """The settings of a training: the model, what it is trained on and how. Each part is chosen independently."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -49,12 +50,27 @@ class ModelSpec(Frozen):
 
 
 class Optimizer(Frozen):
-    """Adam (Kingma and Ba 2014) with a linear ramp-up of the learning rate over `ramp_up_kimg` thousand images."""
+    """Adam (Kingma and Ba 2014) with a linear ramp-up of the learning rate over `ramp_up_kimg` thousand images.
+
+    Args:
+        decay_kimg: from so many thousands of images on the learning rate falls as one over the root of the images seen
+            (EDM2, arXiv 2312.02696); empty: it stays.
+    """
 
     lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     ramp_up_kimg: float = Field(default=10_000, ge=0)
+    decay_kimg: float | None = Field(default=None, gt=0, json_schema_extra=LATER)
+
+    def lr_at(self, num_images: int) -> float:
+        """The learning rate of the step after which so many images will have been seen."""
+        lr = self.lr
+        if self.ramp_up_kimg:
+            lr *= min(num_images / (1000 * self.ramp_up_kimg), 1.0)
+        if self.decay_kimg is not None:
+            lr /= math.sqrt(max(num_images / (1000 * self.decay_kimg), 1.0))
+        return lr
 
 
 class EMA(Frozen):
@@ -100,6 +116,8 @@ class TrainingSettings(Frozen):
     often it is saved and where it runs is not, so a training can be prolonged.
 
     Args:
+        uncertainty: learn along with the network how large its loss is at each noise level, and divide by that, so that
+            all levels count alike (EDM2); the losses that are reported stay those of the weighting.
         batch_size: images a step, over all workers.
         microbatch: images a worker takes at once; the rest of its share is accumulated. Empty: all at once.
         duration_kimg: thousands of images to train on.
@@ -114,6 +132,7 @@ class TrainingSettings(Frozen):
     noise: Annotated[TrainingNoise, Field(discriminator="kind")] = LogNormal()
     weighting: Annotated[Weighting, Field(discriminator="kind")] = EDMWeighting()
     optimizer: Optimizer = Optimizer()
+    uncertainty: bool = Field(default=False, json_schema_extra=LATER)
     ema: EMA = EMA()
     batch_size: int = Field(default=512, gt=0)
     microbatch: int | None = Field(default=None, gt=0)

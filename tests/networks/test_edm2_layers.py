@@ -35,26 +35,26 @@ def test_silu_of_unit_normal_values_has_the_magnitude_that_it_is_divided_by() ->
     nodes, weights = np.polynomial.hermite_e.hermegauss(100)
     exact = math.sqrt(float((weights * (nodes / (1 + np.exp(-nodes))) ** 2).sum()) / math.sqrt(2 * math.pi))
     assert exact == pytest.approx(0.596, abs=5e-4)
-    assert _rms(mp_silu(torch.randn(1_000_000))) == pytest.approx(exact / 0.596, abs=3e-3)
+    assert _rms(mp_silu(torch.randn(300_000))) == pytest.approx(exact / 0.596, abs=6e-3)
 
 
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda: mp_silu(torch.randn(400_000)),
-        lambda: mp_sum(torch.randn(400_000), torch.randn(400_000), 0.3),
-        lambda: mp_sum(torch.randn(400_000), torch.randn(400_000), 0.0),
-        lambda: mp_cat(torch.randn(2000, 16, 4, 4), torch.randn(2000, 48, 4, 4), 0.5),
-        lambda: mp_cat(torch.randn(2000, 16, 4, 4), torch.randn(2000, 48, 4, 4), 0.2),
-        lambda: normalize(17 * torch.randn(100, 64, 8, 8), dim=1),
-        lambda: MPFourier(400_000)(torch.tensor([0.3])),
-        lambda: MPConv(256, 256)(torch.randn(2000, 256)),
-        lambda: MPConv(64, 128, kernel=1)(torch.randn(64, 64, 8, 8)),
-        lambda: MPConv(64, 128, kernel=3)(torch.randn(16, 64, 18, 18))[:, :, 1:-1, 1:-1],
+        lambda: mp_silu(torch.randn(100_000)),
+        lambda: mp_sum(torch.randn(100_000), torch.randn(100_000), 0.3),
+        lambda: mp_sum(torch.randn(100_000), torch.randn(100_000), 0.0),
+        lambda: mp_cat(torch.randn(200, 16, 4, 4), torch.randn(200, 48, 4, 4), 0.5),
+        lambda: mp_cat(torch.randn(200, 16, 4, 4), torch.randn(200, 48, 4, 4), 0.2),
+        lambda: normalize(17 * torch.randn(20, 64, 8, 8), dim=1),
+        lambda: MPFourier(100_000)(torch.tensor([0.3])),
+        lambda: MPConv(256, 256)(torch.randn(500, 256)),
+        lambda: MPConv(64, 128, kernel=1)(torch.randn(32, 64, 8, 8)),
+        lambda: MPConv(64, 128, kernel=3)(torch.randn(8, 64, 18, 18))[:, :, 1:-1, 1:-1],
     ],
 )
 def test_each_part_keeps_the_magnitude_one(layer: Callable[[], Tensor]) -> None:
-    assert _rms(layer()) == pytest.approx(1, abs=0.01)
+    assert _rms(layer()) == pytest.approx(1, abs=0.015)
 
 
 def test_a_weighted_sum_and_a_concatenation_give_both_parts_their_shares() -> None:
@@ -89,7 +89,7 @@ def test_no_gradient_points_along_a_weight() -> None:
 
 
 def test_forced_normalization_gives_every_stored_weight_the_magnitude_one_and_leaves_others_alone() -> None:
-    network = nn.Sequential(MPConv(8, 4, kernel=3), nn.Conv2d(4, 2, 1), MPConv(2, 3))
+    network = nn.Sequential(MPConv(8, 4, kernel=3), nn.Conv2d(4, 16, 1), MPConv(16, 3))
     others = network[1].weight.clone()
     normalize_weights(network)
     first = [network[0].weight.clone(), network[2].weight.clone()]
@@ -127,7 +127,7 @@ def test_a_block_keeps_the_magnitude_of_normal_input(flavor: str, num_heads: int
     block = MPBlock(
         48, 64, 32, flavor=flavor, num_heads=num_heads, dropout=0.0, res_balance=0.3, attn_balance=0.3, clip=256.0
     )  # fmt: skip
-    size = _rms(block(torch.randn(16, 48, 16, 16), torch.randn(16, 32)))
+    size = _rms(block(torch.randn(4, 48, 16, 16), torch.randn(4, 32)))
     assert size == pytest.approx(0.7 / math.hypot(0.7, 0.3) if num_heads else 1.0, abs=0.06)
 
 

@@ -34,6 +34,7 @@ def test_how_long_how_often_and_where_do_not_make_another_training(fields: dict[
     [
         {"seed": 1}, {"batch_size": 8}, {"x_flip": True}, {"precision": "bf16"}, {"noise": LogUniform()},
         {"optimizer": Optimizer(lr=0.1)}, {"ema": {"halflife_kimg": [5.0]}}, {"ema": {"power_stds": [0.05]}},
+        {"uncertainty": True}, {"optimizer": Optimizer(decay_kimg=10)},
         {"weighting": {"kind": "inverse_variance"}},
     ],
 )  # fmt: skip
@@ -74,4 +75,4 @@ def test_a_training_of_before_keeps_its_folder() -> None:
     assert _folder() == "mine-722d1030"
     ema, adam = {"halflife_kimg": [5.0, 50]}, {"lr": 2e-4, "ramp_up_kimg": 100}
     assert _folder(ema=ema, optimizer=adam, x_flip=True) == "mine-27a2c633"
-    assert _folder(ema={**ema, "power_stds": []}, optimizer=adam, x_flip=True) == "mine-27a2c633"
+    assert _folder(ema={**ema, "power_stds": []}, optimizer=adam, x_flip=True, uncertainty=False) == "mine-27a2c633"
