@@ -1,15 +1,21 @@
 """The settings of a training: the model, what it is trained on and how. Each part is chosen independently."""
 
+import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from pipeline.diffusion.noise import EDMWeighting, LogNormal, TrainingNoise, Weighting
 from pipeline.diffusion.preconditioning import EDMPreconditioning, Preconditioning
 from pipeline.digests import SINCE
 from pipeline.networks import DDPMpp, Network
+from pipeline.training.power_ema import check_std, power_name
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+# Marks a setting that came after trainings had been named without it (`pipeline.digests.plain`).
+LATER: JsonDict = {SINCE: 2}
 
 
 class Frozen(BaseModel):
@@ -44,34 +50,65 @@ class ModelSpec(Frozen):
 
 
 class Optimizer(Frozen):
-    """Adam (Kingma and Ba 2014) with a linear ramp-up of the learning rate over `ramp_up_kimg` thousand images."""
+    """Adam (Kingma and Ba 2014) with a linear ramp-up of the learning rate over `ramp_up_kimg` thousand images.
+
+    Args:
+        decay_kimg: from so many thousands of images on the learning rate falls as one over the root of the images seen
+            (EDM2, arXiv 2312.02696); empty: it stays.
+    """
 
     lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     ramp_up_kimg: float = Field(default=10_000, ge=0)
+    decay_kimg: float | None = Field(default=None, gt=0, json_schema_extra=LATER)
+
+    def lr_at(self, num_images: int) -> float:
+        """The learning rate of the step after which so many images will have been seen."""
+        lr = self.lr
+        if self.ramp_up_kimg:
+            lr *= min(num_images / (1000 * self.ramp_up_kimg), 1.0)
+        if self.decay_kimg is not None:
+            lr /= math.sqrt(max(num_images / (1000 * self.decay_kimg), 1.0))
+        return lr
 
 
 class EMA(Frozen):
-    """Averages of the weights, one for each half-life: min(halflife, ramp_up x images seen).
+    """Averages of the weights, one for each half-life: min(halflife, ramp_up x images seen); and by power functions.
 
     Args:
         halflife_kimg: half-lives in thousands of images; each gives one set of weights, named `ema-<halflife>`.
         ramp_up: the share of the images seen that bounds the half-life early on; empty for none.
+        power_stds: relative widths of averages with a power-function profile, named `power-<std>`. From two of them,
+            such as 0.05 and 0.1, an average of any width between can be rebuilt later: `posthoc-<std>`.
+        power_precision: in which snapshots keep these; fp16 suffices for networks with normalized weights.
     """
 
     halflife_kimg: tuple[float, ...] = (500.0,)
     ramp_up: float | None = Field(default=0.05, gt=0)
+    power_stds: tuple[float, ...] = Field(default=(), json_schema_extra=LATER)
+    power_precision: Literal["fp32", "fp16"] = Field(default="fp32", json_schema_extra=LATER)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(not value > 0 for value in self.halflife_kimg) or len(set(self.names)) < len(self.halflife_kimg):
+        if any(not value > 0 for value in self.halflife_kimg) or len(set(self.names)) < len(self.names):
             raise ValueError(f"halflife_kimg: must be positive and different (got {list(self.halflife_kimg)})")
         return self
 
+    @field_validator("power_stds")
+    @classmethod
+    def _check_stds(cls, stds: tuple[float, ...]) -> tuple[float, ...]:
+        for std in stds:
+            check_std(std)
+        if len(set(stds)) < len(stds):
+            raise ValueError(f"must be different (got {list(stds)})")
+        return stds
+
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(f"ema-{value:g}" for value in self.halflife_kimg)
+        """Of the sets of weights, those by half-life first."""
+        powers = (power_name(std) for std in self.power_stds)
+        return (*(f"ema-{value:g}" for value in self.halflife_kimg), *powers)
 
 
 class TrainingSettings(Frozen):
@@ -81,6 +118,8 @@ class TrainingSettings(Frozen):
     Args:
         label_dropout: the share of images that are shown without their label, so that the network learns to do without
             one too; classifier-free guidance needs it.
+        uncertainty: learn along with the network how large its loss is at each noise level, and divide by that, so that
+            all levels count alike (EDM2); the losses that are reported stay those of the weighting.
         batch_size: images a step, over all workers.
         microbatch: images a worker takes at once; the rest of its share is accumulated. Empty: all at once.
         duration_kimg: thousands of images to train on.
@@ -99,13 +138,14 @@ class TrainingSettings(Frozen):
     noise: Annotated[TrainingNoise, Field(discriminator="kind")] = LogNormal()
     weighting: Annotated[Weighting, Field(discriminator="kind")] = EDMWeighting()
     optimizer: Optimizer = Optimizer()
+    uncertainty: bool = Field(default=False, json_schema_extra=LATER)
     ema: EMA = EMA()
     batch_size: int = Field(default=512, gt=0)
     microbatch: int | None = Field(default=None, gt=0)
     x_flip: bool = False
-    label_dropout: float = Field(default=0.0, ge=0, le=1, json_schema_extra={SINCE: 2})
-    augment: float = Field(default=0.0, ge=0, le=1, json_schema_extra={SINCE: 2})
-    stratified: bool = Field(default=False, json_schema_extra={SINCE: 2})
+    label_dropout: float = Field(default=0.0, ge=0, le=1, json_schema_extra=LATER)
+    augment: float = Field(default=0.0, ge=0, le=1, json_schema_extra=LATER)
+    stratified: bool = Field(default=False, json_schema_extra=LATER)
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Precision = "fp32"
     channels_last: bool = True

@@ -10,17 +10,20 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.data.dataset import Dataset
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
+from pipeline.networks.edm2_layers import normalize_weights
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.checkpoint import RAW, Checkpoint
-from pipeline.training.ema import Averages
+from pipeline.training.ema import Averages, as_stored
 from pipeline.training.loss import LossMeter, LossSummary, sample_losses
 from pipeline.training.place import Place
 from pipeline.training.settings import ModelSpec, TrainingSettings
+from pipeline.training.uncertainty import Uncertainty, balanced
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 # Of the loss under fp16. Losses are sums over pixels, so the usual 2^16 would waste the first steps; the scale adapts.
 _FIRST_SCALE = 2.0**10
+_UNCERTAINTY = "uncertainty"  # the name of its tensors in a checkpoint
 _LEAST_SCALE = 2.0**-10  # gradients that overflow even here will not recover
 
 
@@ -51,7 +54,11 @@ class Trainer:
         self._meter = LossMeter(settings.loss_bins, place)
         self._network = _build(model, settings, place.device)
         self._averages = Averages(settings.ema, self._network) if place.is_first else None
-        self._adam = _adam(self._network, settings)
+        self._uncertainty = Uncertainty().to(place.device) if settings.uncertainty else None
+        self._learned = dict(self._network.named_parameters())
+        if self._uncertainty is not None:
+            self._learned |= {f"{_UNCERTAINTY}.{name}": p for name, p in self._uncertainty.named_parameters()}
+        self._adam = _adam(list(self._learned.values()), settings)
         self._scaler = torch.amp.GradScaler(place.device.type, _FIRST_SCALE, enabled=settings.precision == "fp16")
         self._parallel = _in_parallel(self._network, place)
         self._denoiser = Denoiser(self._parallel or self._network, model.preconditioning, model.sigma_data)
@@ -65,6 +72,7 @@ class Trainer:
         Raises:
             RunFailedError: the loss is not finite, and the settings say to stop.
         """
+        normalize_weights(self._network)
         self._backward()
         self._update()
         self._adam.zero_grad(set_to_none=True)
@@ -72,10 +80,8 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step: a linear ramp over the images that will have been seen after it."""
-        adam = self._settings.optimizer
-        ramp_up = 1000 * adam.ramp_up_kimg
-        return adam.lr * min((self.position + self._settings.batch_size) / ramp_up, 1.0) if ramp_up else adam.lr
+        """The learning rate of the next step: by the images that will have been seen after it."""
+        return self._settings.optimizer.lr_at(self.position + self._settings.batch_size)
 
     def summary(self) -> LossSummary:
         """The losses since the last summary; all processes must ask."""
@@ -93,7 +99,17 @@ class Trainer:
                 losses = self._losses(batch)
                 self._meter.add(batch.u, losses)
                 # DDP takes the mean over workers; what is wanted is the sum of all losses by the size of the batch.
-                torch.autograd.backward(self._scaler.scale(losses.sum() * (place.world_size / batch_size)))
+                minimized = self._balanced(batch, losses).sum() * (place.world_size / batch_size)
+                torch.autograd.backward(self._scaler.scale(minimized))
+        if self._uncertainty is not None:  # DDP takes care of the network's alone
+            for parameter in self._uncertainty.parameters():
+                if parameter.grad is not None:
+                    place.sum(parameter.grad).div_(place.world_size)
+
+    def _balanced(self, batch: Batch, losses: Tensor) -> Tensor:
+        if self._uncertainty is None:
+            return losses
+        return balanced(losses, self._uncertainty(batch.sigma), batch.y[0].numel())
 
     def _losses(self, batch: Batch) -> Tensor:
         seed_generators(self._settings.seed, batch.position)
@@ -104,7 +120,7 @@ class Trainer:
     def _update(self) -> None:
         """Moves the weights, unless a gradient is not finite. Gradients are shared, so all workers decide alike."""
         self._scaler.unscale_(self._adam)
-        gradients = [parameter.grad for parameter in self._network.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self._learned.values() if parameter.grad is not None]
         self.grad_norm = float(torch.nn.utils.get_total_norm(gradients, foreach=True))
         if math.isfinite(self.grad_norm):
             for group in self._adam.param_groups:
@@ -156,10 +172,14 @@ class Trainer:
         averages = self._averages.state_dicts() if self._averages is not None else {}
         return {**averages, RAW: self._network.state_dict()}
 
+    def snapshot(self) -> dict[str, dict[str, Tensor]]:
+        """The same, as a snapshot keeps them."""
+        return as_stored(self.weights(), self._settings.ema, self._network)
+
     def checkpoint(self) -> Checkpoint:
         """All that is needed to go on. Of the first process only."""
         moments = {
-            moment: {name: self._adam.state[parameter][moment] for name, parameter in self._network.named_parameters()}
+            moment: {name: self._adam.state[parameter][moment] for name, parameter in self._learned.items()}
             for moment in _MOMENTS
         }
         counters = {
@@ -167,7 +187,10 @@ class Trainer:
             "num_not_finite": self.num_not_finite,
             "scaler": self._scaler.state_dict(),
         }
-        return Checkpoint(self.position, {**self.weights(), **moments}, counters, self._place.world_size)
+        tensors: dict[str, dict[str, Tensor]] = {**self.weights(), **moments}
+        if self._uncertainty is not None:
+            tensors[_UNCERTAINTY] = self._uncertainty.state_dict()
+        return Checkpoint(self.position, tensors, counters, self._place.world_size)
 
     def restore(self, checkpoint: Checkpoint | None) -> None:
         """Goes on from a checkpoint. Only the first process need have it, but all must call.
@@ -177,14 +200,17 @@ class Trainer:
         """
         if checkpoint is not None:
             self._load(checkpoint)
-        moments = [self._adam.state[p][moment] for p in self._network.parameters() for moment in _MOMENTS]
-        self._place.spread([*self._network.state_dict().values(), *moments])
+        moments = [self._adam.state[p][moment] for p in self._learned.values() for moment in _MOMENTS]
+        others = self._uncertainty.state_dict().values() if self._uncertainty is not None else []
+        self._place.spread([*self._network.state_dict().values(), *others, *moments])
         self._spread_counters()
 
     def _load(self, checkpoint: Checkpoint) -> None:
         try:
             self._network.load_state_dict(checkpoint.tensors[RAW])
-            for name, parameter in self._network.named_parameters():
+            if self._uncertainty is not None:
+                self._uncertainty.load_state_dict(checkpoint.tensors[_UNCERTAINTY])
+            for name, parameter in self._learned.items():
                 for moment in _MOMENTS:
                     self._adam.state[parameter][moment].copy_(checkpoint.tensors[moment][name])
             if self._averages is not None:
@@ -223,11 +249,11 @@ def _build(model: ModelSpec, settings: TrainingSettings, device: torch.device) -
     return network
 
 
-def _adam(network: nn.Module, settings: TrainingSettings) -> torch.optim.Adam:
+def _adam(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Adam:
     """Adam with its moments in place from the start, so that they can be saved and restored at any moment."""
     choice = settings.optimizer
-    adam = torch.optim.Adam(network.parameters(), choice.lr, choice.betas, choice.eps, fused=True)
-    for parameter in network.parameters():
+    adam = torch.optim.Adam(parameters, choice.lr, choice.betas, choice.eps, fused=True)
+    for parameter in parameters:
         step = torch.zeros((), dtype=torch.float32, device=parameter.device)
         adam.state[parameter] = {"step": step, **{moment: torch.zeros_like(parameter) for moment in _MOMENTS}}
     return adam

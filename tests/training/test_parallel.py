@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.networks import EDM2
 from pipeline.training.checkpoint import newest
 from pipeline.training.place import Place
 from pipeline.training.settings import Optimizer, TrainingSettings
@@ -66,11 +67,31 @@ def test_a_group_that_resumes_after_its_first_step_ends_with_the_same_bits(tmp_p
     """With two workers it would in any case: a sum of two has one order."""
     world_size = 3
     whole, broken = _folder(tmp_path / "whole"), _folder(tmp_path / "broken")
-    train_in_group(whole, world_size, make_settings(4))
-    train_in_group(broken, world_size, make_settings(1))
-    train_in_group(broken, world_size, make_settings(4))
-    training = _training(whole, make_settings())
+    for folder, steps in ((whole, 4), (broken, 1), (broken, 4)):
+        train_in_group(folder, world_size, make_settings(steps, uncertainty=True))
+    training = _training(whole, make_settings(uncertainty=True))
     assert state_digests(store_at(broken), training) == state_digests(store_at(whole), training)
+
+
+def _write_digests(place: Place, folder: Path) -> None:
+    network = EDM2(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(), channels_per_head=8)
+    job = make_job(store_at(folder), make_settings(uncertainty=True), network)
+    trainer = Trainer(job.model, job.settings, job.dataset, place)
+    trainer.restore(None)
+    for _ in range(3):
+        trainer.step()
+    tensors = {name: parameter.detach() for name, parameter in trainer._learned.items()}
+    (folder / f"rank{place.rank}.safetensors").write_bytes(safetensors.torch.save(tensors))
+
+
+def test_forced_weights_and_uncertainty_are_the_same_in_every_worker_and_those_of_one(tmp_path: Path) -> None:
+    run_group(_write_digests, 2, _folder(tmp_path))
+    first, second = ((tmp_path / f"rank{rank}.safetensors").read_bytes() for rank in range(2))
+    assert first == second
+    _write_digests(Place(), tmp_path)
+    alone = safetensors.torch.load_file(tmp_path / "rank0.safetensors")
+    for name, value in safetensors.torch.load(second).items():
+        torch.testing.assert_close(alone[name], value, rtol=1e-2, atol=1e-3)
 
 
 def test_one_worker_two_workers_and_microbatches_learn_the_same_but_for_rounding(tmp_path: Path) -> None:

@@ -11,17 +11,20 @@ from pipeline.diffusion.noise import IDDPMLevels, InverseVariance, RectifiedFlow
 from pipeline.diffusion.preconditioning import IDDPMPreconditioning, RectifiedFlowPreconditioning
 from pipeline.diffusion.timesteps import iddpm_levels
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
-from pipeline.networks import MLP, DDPMpp
+from pipeline.networks import EDM2, MLP, DDPMpp
+from pipeline.networks.edm2_layers import MPConv, magnitude
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.place import Place
 from pipeline.training.settings import Optimizer, TrainingSettings
 from pipeline.training.trainer import Trainer
+from pipeline.training.uncertainty import Uncertainty, balanced
 from tests.training.toys import BATCH, make_dataset, make_model, make_settings, store_at
 
 UNET = DDPMpp(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(), dropout=0.2)
 
 FAST = Optimizer(lr=3e-3, ramp_up_kimg=0)
+MAGNITUDE = EDM2(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(), channels_per_head=8)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +131,101 @@ def _learn(trainer: Trainer, steps: int) -> list[float]:
         trainer.step()
         losses.append(trainer.summary().mean)
     return losses
+
+
+def test_a_learning_rate_falls_as_one_over_the_root_of_the_images_seen_after_its_ramp(dataset: Dataset) -> None:
+    adam = Optimizer(lr=0.01, ramp_up_kimg=0.08, decay_kimg=0.16)  # of 5 and 10 steps of 16 images
+    trainer = _trainer(dataset, optimizer=adam)
+    rates = []
+    for step in range(40):
+        trainer.position = step * BATCH
+        rates.append(trainer.lr)
+    expected = [0.01 * min((k + 1) / 5, 1) / math.sqrt(max((k + 1) / 10, 1)) for k in range(40)]
+    assert rates == pytest.approx(expected)
+    assert rates[39] == pytest.approx(0.005)
+
+
+def test_weights_of_magnitude_preserving_layers_are_normalized_before_each_step_and_stay_so(dataset: Dataset) -> None:
+    trainer = _trainer(dataset, MAGNITUDE, optimizer=Optimizer(lr=1e-9, ramp_up_kimg=0))
+    layers = [module for module in trainer._network.modules() if isinstance(module, MPConv)]
+    assert any(float((magnitude(layer.weight, 1) - 1).abs().max()) > 0.1 for layer in layers)  # as they are drawn
+    trainer.step()
+    for layer in layers:
+        sizes = magnitude(layer.weight, tuple(range(1, layer.weight.dim())))
+        torch.testing.assert_close(sizes, torch.ones_like(sizes), rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize("network", [MAGNITUDE, MLP(hidden=32, num_layers=1)])
+def test_uncertainty_and_forced_weights_are_resumed_to_the_bit(dataset: Dataset, network: Any) -> None:
+    fields = {"uncertainty": True, "optimizer": Optimizer(lr=0.01, ramp_up_kimg=0)}
+    through, broken = _trainer(dataset, network, **fields), _trainer(dataset, network, **fields)
+    for _ in range(2):
+        through.step()
+        broken.step()
+    torch.manual_seed(12345)
+    resumed = _trainer(dataset, network, **fields)
+    resumed.restore(broken.checkpoint())
+    for trainer in (through, resumed):
+        trainer.step()
+    one, other = through.checkpoint().tensors, resumed.checkpoint().tensors
+    assert set(one) == {"ema-0.05", "ema-0.5", "raw", "exp_avg", "exp_avg_sq", "uncertainty"}
+    assert "uncertainty" not in through.weights()
+    assert one["uncertainty"]["logvar_linear.weight"].abs().max() > 0
+    assert one["exp_avg"]["uncertainty.logvar_linear.weight"].abs().max() > 0
+    for name, tensors in one.items():
+        assert all(torch.equal(other[name][key], value) for key, value in tensors.items()), name
+
+
+def test_a_balanced_loss_is_least_where_the_uncertainty_is_the_mean_loss_of_a_pixel() -> None:
+    losses, num_values = torch.tensor([3.0, 64.0, 500.0], dtype=torch.float64), 64
+    u = (losses / num_values).log().requires_grad_()
+    total = balanced(losses, u, num_values)
+    torch.autograd.backward(total.sum())
+    assert u.grad is not None
+    assert u.grad.abs().max() < 1e-12
+    torch.testing.assert_close(total.detach() - num_values * u.detach(), torch.full_like(losses, num_values))
+    for shift in (-0.1, 0.1):
+        assert (balanced(losses, u + shift, num_values) > total).all()
+
+
+def test_uncertainty_starts_at_nothing_and_finds_the_loss_of_each_noise_level() -> None:
+    """Losses that are a known function of sigma, with noise of unit mean on them."""
+    torch.manual_seed(0)
+    head = Uncertainty()
+    adam = torch.optim.Adam(head.parameters(), lr=0.02, betas=(0.9, 0.99))
+    sigma = torch.exp(torch.linspace(-5, 3, 64, dtype=torch.float64))
+    expected = (0.02 + 0.9 / (1 + sigma.float() ** 2)) * 48
+    assert head(sigma).abs().max() == 0
+    for step in range(600):
+        for group in adam.param_groups:
+            group["lr"] = 0.02 / math.sqrt(1 + step / 30)
+        noise = -torch.log1p(-torch.rand(64))
+        adam.zero_grad()
+        torch.autograd.backward(balanced(expected * noise, head(sigma), 48).mean() / 48)
+        adam.step()
+    error = head(sigma).exp() * 48 / expected - 1
+    assert error[4:-4].abs().max() < 0.25
+
+
+def test_the_loss_that_is_told_is_the_plain_one_and_the_gradient_the_balanced_one(dataset: Dataset) -> None:
+    plain, other = _trainer(dataset), _trainer(dataset, uncertainty=True)
+    assert other._uncertainty is not None
+    torch.nn.init.constant_(other._uncertainty.logvar_linear.weight, 0.3)
+    for trainer in (plain, other):
+        trainer._backward()
+    batch = plain._batches.make(0, BATCH)
+    u = other._uncertainty(batch.sigma).detach()
+    assert other.summary().mean == pytest.approx(plain.summary().mean, rel=1e-6)
+    losses = plain._losses(batch).detach()
+    plain._adam.zero_grad()
+    torch.autograd.backward((plain._losses(batch) / u.exp()).mean())
+    for one, two in zip(plain._network.parameters(), other._network.parameters(), strict=True):
+        torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-5)
+    features = other._uncertainty.logvar_fourier((batch.sigma.log() / 4).float())
+    slope = ((64 - losses / u.exp())[:, None] * features).mean(0) / math.sqrt(128)
+    found = other._uncertainty.logvar_linear.weight.grad
+    assert found is not None
+    torch.testing.assert_close(found[0], slope, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"precision": "fp16"}, {"channels_last": False}])
