@@ -7,8 +7,9 @@ returns a tensor of the shape of x. Preconditioning is not the network's: see `p
 """
 
 from pipeline.networks.ddpmpp import DDPMpp
+from pipeline.networks.diffusers_unet2d import DiffusersUNet2D
 from pipeline.networks.mlp import MLP
 
-Network = DDPMpp | MLP
+Network = DDPMpp | MLP | DiffusersUNet2D
 
-__all__ = ["DDPMpp", "MLP", "Network"]
+__all__ = ["DDPMpp", "DiffusersUNet2D", "MLP", "Network"]
