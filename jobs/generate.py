@@ -11,7 +11,7 @@ from pipeline.data.pictures import image_grid
 from pipeline.data.samples import export_png, read_samples
 from pipeline.data.store import Store
 from pipeline.digests import digest
-from pipeline.engine.benchmark import point_params
+from pipeline.engine.benchmark import licence_tag, point_params
 from pipeline.engine.generation import PointResult, generate
 from pipeline.engine.session import session
 from pipeline.reporting import Reporter
@@ -31,6 +31,8 @@ def main(settings: GenerateJob) -> None:
             f"{result.point.name}: {result.generated:,} images generated, {result.reused:,} were there; "
             f"NFE {result.nfe:g}; samples/{result.samples_digest}"
         )
+        if result.snapshot.licence is not None:
+            print(f"  licence of the weights {result.snapshot.title}: {result.snapshot.licence}")
         if settings.export:
             folder = Path(settings.export) / re.sub(r"[^A-Za-z0-9.=+-]+", "-", result.point.name)
             export_png(store, result.samples_digest, seeds.first, seeds.count, folder)
@@ -41,6 +43,7 @@ def _track(store: Store, settings: GenerateJob, reporter: Reporter, result: Poin
     """One run a point: its settings, its NFE and its first images."""
     first, count = settings.seeds.first, min(PICTURE_SEEDS, settings.seeds.count)
     tags = {"kind": "samples", "checkpoint": result.snapshot.title, "samples": result.samples_digest}
+    tags |= licence_tag(result)
     with reporter.run(digest({"samples": result.samples_digest}), result.point.name, tags) as run:
         run.params(point_params(result, engine_seeds(settings.seeds), settings.execution))
         run.metrics({"nfe": result.nfe}, step=round(result.nfe))

@@ -23,7 +23,12 @@ from pipeline.errors import CheckpointError
 MAX_FILE_BYTES = 16 << 30
 _STORAGE_HEADER = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a storage as torch wrote it before its zip format
 _STORAGE_PICKLES = 5  # magic number, version, system, the storage, the list of keys; then the numbers
+_THE_STORAGE = 3  # among them, from 0
 _STORAGE_OPERATIONS = 200  # in all five; some 60 are needed
+_STORAGE_CLASS = re.compile(r"torch(\.storage)? [A-Za-z0-9]*Storage")
+_STORAGE_CONTAINERS = ["MARK", "TUPLE", "EMPTY_DICT", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS"]
+_STORAGE_VALUES = ["LONG1", "BININT", "BININT1", "BININT2", "BINUNICODE", "NONE", "NEWTRUE", "NEWFALSE", "BINPERSID"]
+_STORAGE_ALPHABET = frozenset(["PROTO", "STOP", "BINPUT", "BINGET", *_STORAGE_CONTAINERS, *_STORAGE_VALUES])
 _SIMPLE_CONTAINERS = ("ModuleDict", "ModuleList", "Sequential", "ParameterDict", "ParameterList")
 
 
@@ -158,11 +163,12 @@ def _check_storage(data: bytes) -> None:
             operations += 1
             if operations > _STORAGE_OPERATIONS:
                 raise RefusedPickleError("the bytes of a tensor hold more than a storage")
-            if opcode.name in ("REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "STACK_GLOBAL"):
-                raise RefusedPickleError(f"the bytes of a tensor use the operation {opcode.name}: {argument or ''}"[:200])
-            if opcode.name == "GLOBAL" and not re.fullmatch(r"torch(\.storage)? [A-Za-z0-9]*Storage", argument):
-                raise RefusedPickleError(f"the bytes of a tensor name {argument.replace(' ', '.')}, which is not data"[:200])
-            if index > 2 and isinstance(argument, int) and argument > len(data):
+            if opcode.name == "GLOBAL" and _STORAGE_CLASS.fullmatch(str(argument)):
+                continue
+            if opcode.name not in _STORAGE_ALPHABET:
+                name = str(argument or "").replace(" ", ".")
+                raise RefusedPickleError(f"the bytes of a tensor hold {opcode.name} {name}"[:200].rstrip())
+            if index == _THE_STORAGE and isinstance(argument, int) and argument > len(data):
                 raise RefusedPickleError(f"a storage of torch claims {argument} numbers in {len(data)} bytes")
 
 

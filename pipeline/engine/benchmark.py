@@ -99,7 +99,7 @@ def benchmark(
         name=name,
         rows=tuple(by_cost(rows)),
         titles={measure.name: measure.plan.distance_name for measure in measures},
-        notes=tuple(measure.note for measure in measures if measure.note),
+        notes=(*(measure.note for measure in measures if measure.note), *_licences(results)),
         picture=teller.comparison(rows),
         generated=sum(result.generated for result in results),
         link=reporter.link({"kind": "sampler", "benchmark": name}),
@@ -164,6 +164,7 @@ class _Teller:
             "extractor": self.measures[0].plan.distance_name,
             "dataset": self.measures[0].reference.title,
         }
+        tags |= licence_tag(result)
         key = {"benchmark": self.name, "samples": result.samples_digest, "protocol": protocol.digest}
         return self.reporter.run(digest(key), result.point.name, tags)
 
@@ -227,11 +228,23 @@ def _accuracy(found: Sequence[Evaluation]) -> float | None:
     return next((evaluation.accuracy for evaluation in found if evaluation.accuracy is not None), None)
 
 
+def licence_tag(result: PointResult) -> dict[str, str]:
+    """The licence of imported weights, as a tag of every run on them."""
+    return {} if result.snapshot.licence is None else {"licence": result.snapshot.licence}
+
+
+def _licences(results: Sequence[PointResult]) -> list[str]:
+    """A line for each checkpoint that was imported."""
+    told = {result.snapshot.title: result.snapshot.licence for result in results}
+    return [f"licence of the weights {title}: {licence}" for title, licence in told.items() if licence is not None]
+
+
 def point_params(result: PointResult, seeds: Seeds, execution: Execution) -> dict[str, Any]:
     """What a person may want to sort by; nested, flattened by the tracker."""
     snapshot = result.snapshot
+    checkpoint = {"training": snapshot.training, "at": snapshot.num_images, "weights": snapshot.weights}
     return {
-        "checkpoint": {"training": snapshot.training, "at": snapshot.num_images, "weights": snapshot.weights},
+        "checkpoint": {**checkpoint, **licence_tag(result)},
         "sampler": asdict(result.point.sampler),
         "labels": asdict(result.point.labels),
         "seeds": asdict(seeds),

@@ -64,9 +64,10 @@ class DiffusersUNet2D:
         for name in ("down_block_types", "up_block_types"):
             if len(getattr(self, name)) != len(self.block_out_channels):
                 raise ValueError(f"{name}: must be as many as block_out_channels (got {getattr(self, name)})")
-        for name in ("layers_per_block", "norm_num_groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1 (got {getattr(self, name)})")
+        if not 1 <= self.layers_per_block <= 64:
+            raise ValueError(f"layers_per_block: must be 1 to 64 (got {self.layers_per_block})")
+        if self.norm_num_groups < 1:
+            raise ValueError(f"norm_num_groups: must be at least 1 (got {self.norm_num_groups})")
 
     def build(self, resolution: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights, drawn from torch's global generator.
@@ -78,7 +79,9 @@ class DiffusersUNet2D:
         check_shape(resolution, channels, num_classes)
         factor = 2 ** (len(self.block_out_channels) - 1)
         if resolution % factor:
-            raise ValueError(f"block_out_channels: needs a resolution that is a multiple of {factor} (got {resolution})")
+            raise ValueError(
+                f"block_out_channels: needs a resolution that is a multiple of {factor} (got {resolution})"
+            )
         return DiffusersUNet2DNet(self, resolution, channels, num_classes)
 
 

@@ -43,6 +43,7 @@ CHECKPOINT = "checkpoint"
 PROTOCOL = "protocol"
 DATASET = "dataset"
 EXTRACTOR = "extractor"
+LICENCE = "licence"  # of imported weights
 
 # -- artifacts -----------------------------------------------------------------------------------------------------
 
