@@ -59,7 +59,7 @@ def folder(root: Path) -> Path:
 def pickled(root: Path) -> Path:
     network = DDPMpp(model_channels=4, channel_mult=(1,), num_blocks=1, attn_resolutions=()).build(4, 1, 0)
     path = root / "network.pkl"
-    path.write_bytes(nvlabs.file(nvlabs.network(network, EDMPreconditioning(), 0.5, (4, 1, 0))))  # type: ignore[arg-type]
+    path.write_bytes(nvlabs.file(nvlabs.network(network, EDMPreconditioning(), 0.5, (4, 1, 0))))
     return path
 
 

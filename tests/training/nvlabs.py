@@ -22,8 +22,6 @@ from pipeline.diffusion.preconditioning import (
     VPPreconditioning,
 )
 from pipeline.diffusion.timesteps import iddpm_levels
-from pipeline.networks.ddpmpp import DDPMppNet
-from pipeline.networks.layers import Block
 
 SOURCE = "raise SystemExit('the source text in the file was run')"
 
@@ -81,10 +79,11 @@ def persistent(class_name: str, module: nn.Module, **settings: Any) -> Persisten
     return made
 
 
-def song_unet(net: DDPMppNet) -> Persistent:
+def song_unet(net: Any) -> Persistent:
     """Our DDPM++ as the class SongUNet."""
     made = Persistent("SongUNet", label_dropout=0)
-    embedding = Persistent("PositionalEmbedding", num_channels=net.net.model_channels, max_positions=10000)
+    width = net.map_layer0.in_features
+    embedding = Persistent("PositionalEmbedding", num_channels=width, max_positions=10000)
     made.add_module("map_noise", embedding)
     for name in ("map_label", "map_layer0", "map_layer1"):
         layer = getattr(net, name)
@@ -92,7 +91,7 @@ def song_unet(net: DDPMppNet) -> Persistent:
             made.__dict__[name] = None
         else:
             made.add_module(name, persistent("Linear", layer))
-    made.add_module("map_augment", persistent("Linear", nn.Linear(9, net.net.model_channels, bias=False)))
+    made.add_module("map_augment", persistent("Linear", nn.Linear(9, width, bias=False)))
     for side in ("enc", "dec"):
         made.add_module(side, nn.ModuleDict({name: _layer(layer) for name, layer in getattr(net, side).items()}))
     return made
@@ -105,9 +104,14 @@ def _layer(layer: nn.Module) -> Persistent:
         return persistent("GroupNorm", layer, num_groups=layer.num_groups, eps=1e-6)
     if isinstance(layer, nn.Linear):
         return persistent("Linear", layer)
-    assert isinstance(layer, Block)
-    settings = {"num_heads": layer.num_heads, "dropout": layer.dropout, "skip_scale": np.sqrt(0.5)}
-    made = Persistent("UNetBlock", adaptive_scale=False, **settings)
+    return _block(layer)
+
+
+def _block(layer: Any) -> Persistent:
+    """A residual block: with its filter as a buffer where it changes the resolution, as theirs have it."""
+    made = Persistent(
+        "UNetBlock", num_heads=layer.num_heads, dropout=0.1, skip_scale=np.sqrt(0.5), adaptive_scale=False
+    )
     resamples = not isinstance(layer.resample, nn.Identity)
     for name, child in layer.named_children():
         if name == "resample":
@@ -122,7 +126,7 @@ def _layer(layer: nn.Module) -> Persistent:
 
 
 def network(
-    net: DDPMppNet, preconditioning: Preconditioning, sigma_data: float, shape: tuple[int, int, int]
+    net: nn.Module, preconditioning: Preconditioning, sigma_data: float, shape: tuple[int, int, int]
 ) -> Persistent:
     """The preconditioned network, with (resolution, channels, num_classes)."""
     unet = song_unet(net)

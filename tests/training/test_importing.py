@@ -41,7 +41,7 @@ NETWORK = DDPMpp(
     model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), dropout=0.1, channel_mult_emb=2
 )
 HEADS = DDPMpp(
-    model_channels=8, channel_mult=(2, 2, 1), num_blocks=2, attn_resolutions=(8, 2), channels_per_head=4, dropout=0.0
+    model_channels=8, channel_mult=(2, 2, 1), num_blocks=2, attn_resolutions=(8, 2), channels_per_head=4, dropout=0.1
 )
 PRECONDITIONINGS: list[tuple[Preconditioning, float]] = [
     (EDMPreconditioning(), 0.7), (VPPreconditioning(beta_d=18.0, beta_min=0.2, M=900), 0.5),
@@ -87,7 +87,7 @@ def test_a_pickle_gives_the_images_of_the_network_it_was_made_from(
     denoiser = imported(tmp_path, path)
     assert denoiser.preconditioning == preconditioning
     assert denoiser.sigma_data == sigma_data
-    assert denoiser.network.net == settings
+    assert recognise(path).model.network == settings
     found = outputs(denoiser, shape)
     assert torch.equal(found, outputs(Denoiser(network, preconditioning, sigma_data), shape))
     assert found.std() > 0.01
