@@ -343,6 +343,7 @@ def _fir(network: nvlabs.Persistent) -> None:
 
 MISFITS: dict[str, tuple[Callable[[nvlabs.Persistent], Any], str]] = {
     "an unknown whole": (lambda n: _rename(n, "GANPrecond"), "GANPrecond; known are VPPrecond"),
+    "a name that would steer the terminal": (lambda n: _rename(n, "\x1b[2J\nGAN"), "holds a  .2J GAN; known"),
     "an unknown network": (lambda n: _rename(_model(n), "Transformer"), "class Transformer; known are SongUNet"),
     "latents by channels": (lambda n: _set(n, img_channels=4), "latent-space network"),
     "another number of channels": (lambda n: _set(n, img_channels=1), "shape"),
