@@ -359,7 +359,7 @@ MISFITS: dict[str, tuple[Callable[[nvlabs.Persistent], Any], str]] = {
     "one layer more": (lambda n: _model(n).add_module("more", nvlabs.persistent("L", nn.Linear(2, 2))), "no place"),
     "FIR filters": (_fir, "FIR filters"),
     "adaptive scales": (lambda n: _set(_model(n).enc["8x8_block0"], adaptive_scale=True), "adaptive scales"),
-    "another skip scale": (lambda n: _set(_model(n).enc["8x8_block0"], skip_scale=1.0), "skip scale of 1.0"),
+    "another skip scale": (lambda n: _set(_model(n).enc["8x8_block0"], skip_scale=1.0), "skip.scale"),
     "a number that is not finite": (_poison, "map_layer0.weight that are not finite"),
     "a module in itself": (_cycle, "two places"),
     "a parameter that is text": (
