@@ -8,7 +8,7 @@ from pipeline.config.settings import GenerateSettings, Job, MetricSettings, Poin
 from pipeline.data.store import Store
 from pipeline.diffusion.timesteps import AdaptiveSteps
 from pipeline.engine.generation import Actors, Point, Seeds, find_settings
-from pipeline.engine.measures import Measure, build_measures, trained_on
+from pipeline.engine.measures import Measure, build_measures, needs_dataset, trained_on
 from pipeline.engine.placement import place
 from pipeline.engine.timing import seconds_per_evaluation
 from pipeline.tracking.links import default_spool, default_tracking_uri
@@ -59,7 +59,7 @@ def measures_of(
     store: Store, settings: GenerateSettings, metrics: MetricSettings, points: list[Point]
 ) -> tuple[Measure, ...]:
     """What to measure; where the settings name no data set, the one that the checkpoints were trained on."""
-    dataset = metrics.dataset or trained_on(store, points)
+    dataset = metrics.dataset or (trained_on(store, points) if needs_dataset(metrics) else "")
     return build_measures(store, metrics, dataset, settings.execution, engine_actors(settings))
 
 

@@ -31,6 +31,8 @@ def main(settings: GenerateJob) -> None:
             f"{result.point.name}: {result.generated:,} images generated, {result.reused:,} were there; "
             f"NFE {result.nfe:g}; samples/{result.samples_digest}"
         )
+        if result.snapshot.licence is not None:
+            print(f"  licence of the weights {result.snapshot.title}: {result.snapshot.licence}")
         if settings.export:
             folder = Path(settings.export) / re.sub(r"[^A-Za-z0-9.=+-]+", "-", result.point.name)
             export_png(store, result.samples_digest, seeds.first, seeds.count, folder)

@@ -5,6 +5,7 @@
 
 import dataclasses
 import inspect
+import re
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -13,7 +14,9 @@ from pipeline.config.load import field_types
 from pipeline.config.settings import (
     BenchmarkJob,
     EvaluateJob,
+    ExportCheckpointJob,
     GenerateJob,
+    ImportCheckpointJob,
     Job,
     PrepareJob,
     StudyJob,
@@ -55,15 +58,22 @@ Made by `python -m pipeline.config.catalogue > docs/settings.md`. Every job take
 `--dry-run` prints the resolved settings. A part is chosen by its `kind`; fields that are not given have the default
 shown. `${NAME}` in a text is filled in from the environment.
 """
-JOBS: tuple[type[Job], ...] = (PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, StudyJob)
+JOBS: tuple[type[Job], ...] = (
+    PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, StudyJob, ImportCheckpointJob, ExportCheckpointJob,
+)  # fmt: skip
 
 
 def catalogue() -> str:
     """The text of `docs/settings.md`."""
-    jobs = "\n".join(_model(f"jobs.{job.__name__.removesuffix('Job').lower()}", job) for job in JOBS)
+    jobs = "\n".join(_model(_module(job), job) for job in JOBS)
     groups = "\n".join(_model(group.__name__, group) for group in _groups())
     parts = "\n".join(_part(title, union) for title, union in PARTS.items())
     return f"{HEAD}\n## Jobs\n\n{jobs}\n## Groups of keys\n\n{groups}\n## Parts\n\n{parts}"
+
+
+def _module(job: type[Job]) -> str:
+    """`ImportCheckpointJob` is `jobs.import_checkpoint`."""
+    return "jobs." + re.sub(r"(?<!^)(?=[A-Z])", "_", job.__name__.removesuffix("Job")).lower()
 
 
 def _groups() -> list[Any]:

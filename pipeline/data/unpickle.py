@@ -5,15 +5,13 @@ on its stack, hashes what it likes and allocates what it is told. So this is an 
 `pickletools.genops` (which executes nothing) cuts the file into operations, and the table below carries out those that
 build data. A file can reach exactly the functions of the mapping that the caller gives; every other name is refused.
 
-To read more kinds of pickles, pass a larger mapping:
-`loads(data, {**ARRAYS, ("collections", "OrderedDict"): dict, ...})`, with ARRAYS from `pickled_arrays`.
+To read more kinds of pickles, pass a larger mapping: ARRAYS from `pickled_arrays`, NETWORKS from `pickled_networks`,
+or `{**ARRAYS, ("module", "name"): function, ...}`.
 """
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
 
 MAX_BYTES = 1 << 30
 MAX_OPERATIONS = 20_000_000  # each makes one Python object at most
@@ -23,6 +21,14 @@ Globals = Mapping[tuple[str, str], Callable[..., Any]]
 
 class RefusedPickleError(ValueError):
     """A pickle that is damaged, or that asks for more than data; the text says for what."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
+
+
+def printable(text: str) -> str:
+    """A text from a file on one line, without what could steer a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 @runtime_checkable
@@ -59,7 +65,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def loads(data: bytes, known: Globals, max_bytes: int = MAX_BYTES) -> Any:
-    """The value in a pickle, made of dict, list, tuple, str, bytes, numbers, None, and what `known` makes.
+    """The value in a pickle, made of dict, list, tuple, set, str, bytes, numbers, None, and what `known` makes.
 
     Args:
         data: a pickle of any protocol; a Python 2 `str` becomes bytes. What follows its end is ignored.
@@ -173,10 +179,18 @@ class _Machine:
     def set_all(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not dict or len(items) % 2:
             raise RefusedPickleError(f"the pickle sets items of a {type(self.stack[-1]).__name__}, or half an item")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | bytes | int | float | None):  # hashing a deep tuple overflows C's stack
-                raise RefusedPickleError(f"the pickle has a dictionary key of type {type(key).__name__}")
-            self.stack[-1][key] = value
+        check_hashable(items[::2], "a dictionary key")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def new_set(self, _argument: Any) -> None:
+        self.stack.append(set())
+
+    def add_items(self, _argument: Any) -> None:
+        items = self.pop_to_mark()
+        if type(self.stack[-1]) is not set:
+            raise RefusedPickleError(f"the pickle adds to a {type(self.stack[-1]).__name__}")
+        check_hashable(items, "an element of a set")
+        self.stack[-1].update(items)
 
     # the stack and the memo
 
@@ -233,10 +247,18 @@ class _Machine:
 
     def count(self, made: Any) -> None:
         """A few bytes may be made into any number of copies, by calls over and over on what lies in the memo."""
-        size = made.nbytes if isinstance(made, np.ndarray) else len(made) if isinstance(made, bytes) else 0
-        self.bytes_left -= size
+        self.bytes_left -= len(made) if isinstance(made, bytes) else getattr(made, "nbytes", 0)
         if self.bytes_left < 0:
             raise RefusedPickleError("the pickle makes more bytes than it may")
+
+
+def check_hashable(values: Iterable[Any], what: str) -> None:
+    """Raises:
+    RefusedPickleError: a value is no text or number; to hash a deep tuple would overflow the C stack.
+    """
+    for value in values:
+        if not isinstance(value, str | bytes | int | float | None):
+            raise RefusedPickleError(f"the pickle has {what} of type {type(value).__name__}")
 
 
 _METHODS: Mapping[str, Callable[[_Machine, Any], None]] = {
@@ -246,6 +268,8 @@ _METHODS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "MARK": _Machine.mark,
     "EMPTY_LIST": _Machine.new_list,
     "EMPTY_DICT": _Machine.new_dict,
+    "EMPTY_SET": _Machine.new_set,
+    "ADDITEMS": _Machine.add_items,
     "TUPLE": _Machine.make_tuple,
     "LIST": _Machine.make_list,
     "DICT": _Machine.make_dict,

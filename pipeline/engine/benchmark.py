@@ -101,7 +101,7 @@ def benchmark(
         name=name,
         rows=tuple(by_cost(rows)),
         titles={measure.name: measure.plan.distance_name for measure in measures},
-        notes=tuple(measure.note for measure in measures if measure.note),
+        notes=(*(measure.note for measure in measures if measure.note), *licence_notes(results)),
         picture=teller.comparison(rows),
         generated=sum(result.generated for result in results),
         link=reporter.link({"kind": "sampler", "benchmark": name}),
@@ -237,9 +237,20 @@ def _accuracy(found: Sequence[Evaluation]) -> float | None:
 
 
 def checkpoint_tags(result: PointResult) -> dict[str, str]:
-    """Whose weights the images are made with."""
+    """Whose weights the images are made with, and under which licence, where they were imported."""
     guide = {} if result.guide is None else {"guide": result.guide.title}
-    return {"checkpoint": result.snapshot.title, **guide}
+    licences = dict.fromkeys(snapshot.licence for snapshot in _snapshots(result) if snapshot.licence is not None)
+    return {"checkpoint": result.snapshot.title, **guide, **({"licence": "; ".join(licences)} if licences else {})}
+
+
+def licence_notes(results: Sequence[PointResult]) -> list[str]:
+    """A line for each checkpoint that was imported."""
+    told = {snapshot.title: snapshot.licence for result in results for snapshot in _snapshots(result)}
+    return [f"licence of the weights {title}: {licence}" for title, licence in told.items() if licence is not None]
+
+
+def _snapshots(result: PointResult) -> tuple[Snapshot, ...]:
+    return (result.snapshot,) if result.guide is None else (result.snapshot, result.guide)
 
 
 def point_params(result: PointResult, seeds: Seeds, execution: Execution) -> dict[str, Any]:
@@ -256,4 +267,5 @@ def point_params(result: PointResult, seeds: Seeds, execution: Execution) -> dic
 
 
 def _weights_params(snapshot: Snapshot) -> dict[str, Any]:
-    return {"training": snapshot.training, "at": snapshot.num_images, "weights": snapshot.weights}
+    licence = {} if snapshot.licence is None else {"licence": snapshot.licence}
+    return {"training": snapshot.training, "at": snapshot.num_images, "weights": snapshot.weights, **licence}

@@ -66,14 +66,27 @@ def build_measures(
     return tuple(found)
 
 
+def needs_dataset(metrics: MetricSettings) -> bool:
+    """Whether something is measured against images, and not against published statistics alone."""
+    learns = any(isinstance(settings, Classifier) for settings in metrics.extractors)
+    return metrics.reference_npz is None or len(metrics.extractors) > 1 or learns
+
+
 def trained_on(store: Store, points: Sequence[Point]) -> str:
     """The name of the data set that the points' checkpoints were trained on.
 
     Raises:
         CheckpointError: a checkpoint is not there.
-        SettingsError: they were trained on different ones.
+        SettingsError: they were trained on different ones, or nobody knows on what.
     """
-    names = {str(find_snapshot(store, point.checkpoint).dataset["name"]) for point in points}
+    snapshots = {point.checkpoint: find_snapshot(store, point.checkpoint) for point in points}
+    for snapshot in snapshots.values():
+        if "name" not in snapshot.dataset:
+            raise SettingsError(
+                "metrics.dataset",
+                f"must be given: {snapshot.training} was imported, and nothing says what it was trained on",
+            )
+    names = {str(snapshot.dataset["name"]) for snapshot in snapshots.values()}
     if len(names) != 1:
         raise SettingsError(
             "metrics.dataset",

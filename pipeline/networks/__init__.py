@@ -9,10 +9,11 @@ returns a tensor of the shape of x. One whose settings have an `augment_dim` abo
 
 from pipeline.networks.adm import ADM
 from pipeline.networks.ddpmpp import DDPMpp
+from pipeline.networks.diffusers_unet2d import DiffusersUNet2D
 from pipeline.networks.edm2 import EDM2
 from pipeline.networks.mlp import MLP
 from pipeline.networks.ncsnpp import NCSNpp
 
-Network = DDPMpp | NCSNpp | ADM | EDM2 | MLP
+Network = DDPMpp | NCSNpp | ADM | EDM2 | DiffusersUNet2D | MLP
 
-__all__ = ["ADM", "EDM2", "MLP", "DDPMpp", "NCSNpp", "Network"]
+__all__ = ["ADM", "EDM2", "MLP", "DDPMpp", "DiffusersUNet2D", "NCSNpp", "Network"]

@@ -44,6 +44,7 @@ GUIDE = "guide"  # the checkpoint of the second network, where guidance asks one
 PROTOCOL = "protocol"
 DATASET = "dataset"
 EXTRACTOR = "extractor"
+LICENCE = "licence"  # of imported weights
 
 # -- artifacts -----------------------------------------------------------------------------------------------------
 

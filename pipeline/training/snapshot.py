@@ -65,9 +65,15 @@ class Snapshot:
 
     @property
     def dataset(self) -> Mapping[str, Any]:
-        """`name` and `digest` of the data it was trained on."""
+        """`name` and `digest` of the data it was trained on; empty for weights that were imported without."""
         dataset: Mapping[str, Any] = self.manifest.meta["dataset"]
         return dataset
+
+    @property
+    def licence(self) -> str | None:
+        """Of the weights, where they were imported: it is shown with all that is made with them."""
+        licence: str | None = self.manifest.meta.get("licence")
+        return licence
 
 
 def snapshot_key(training: str, num_images: int) -> str:

@@ -64,6 +64,10 @@ def test_plain_values_come_back_as_from_pickle_itself(value: Any, protocol: int)
     assert _same(loads(pickle.dumps(value, protocol), ARRAYS), value)
 
 
+def test_sets_come_back_as_from_pickle_itself() -> None:
+    assert loads(pickle.dumps({"names": {"a", "b"}, "none": set()}, 4), ARRAYS) == {"names": {"a", "b"}, "none": set()}
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS[1:])
 @pytest.mark.parametrize("kind", ["u1", "<i8", ">i4", "<f4", ">f8", "?", "<f2", "<c8"])
 def test_arrays_come_back_as_from_pickle_itself(kind: str, protocol: int) -> None:
@@ -185,7 +189,9 @@ def test_the_hand_made_pickle_of_an_array_is_right() -> None:
         (b"\x80\x02K\x01Q.", "BINPERSID"),
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x05\x97.", "NEXT_BUFFER"),
-        (b"\x80\x04\x8f.", "EMPTY_SET"),
+        (b"\x80\x04(K\x01\x91.", "FROZENSET"),
+        (b"\x80\x04\x8f(]\x90.", "element of a set of type list"),
+        (b"\x80\x04](K\x01\x90.", "adds to a list"),
         (b"\x80\x02}K\x01K\x02a.", "appends to a int"),
         (b"\x80\x02}]\x85K\x02s.", "key of type tuple"),
         (b"\x80\x02](K\x01K\x02u.", "sets items of a list"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pipeline.diffusion.noise import EDMWeighting, InverseVariance, RectifiedFlowWeighting
 from pipeline.diffusion.preconditioning import (
     Denoiser,
+    DiscretePreconditioning,
     EDMPreconditioning,
     IDDPMPreconditioning,
     RectifiedFlowPreconditioning,
@@ -31,6 +32,7 @@ INPUT_VARIANCE = {
     "edm": lambda sigma: 1.0,
     "vp": lambda sigma: (sigma**2 + SIGMA_DATA**2) / (sigma**2 + 1),
     "iddpm": lambda sigma: (sigma**2 + SIGMA_DATA**2) / (sigma**2 + 1),
+    "discrete": lambda sigma: (sigma**2 + SIGMA_DATA**2) / (sigma**2 + 1),
     "ve": lambda sigma: sigma**2 + SIGMA_DATA**2,
     "flow": lambda sigma: (sigma**2 + SIGMA_DATA**2) / (1 + sigma) ** 2,
 }
@@ -302,3 +304,66 @@ def test_a_learned_variance_is_left_aside():
 def test_settings_that_make_no_sense_are_refused_by_the_name_of_their_key(key, make):
     with pytest.raises(ValueError, match=rf"^{key}: .*\(got "):
         make()
+
+
+SCHEDULES = {
+    "linear": lambda j: 1e-4 + j / 999 * (0.02 - 1e-4),
+    "scaled_linear": lambda j: (1e-4**0.5 + j / 999 * (0.02**0.5 - 1e-4**0.5)) ** 2,
+    "sigmoid": lambda j: 1e-4 + (0.02 - 1e-4) / (1 + math.exp(6 - 12 * j / 999)),
+}
+
+
+def plain_sigmas(schedule: str) -> list[float]:
+    """sigma_j of DDPM, one product at a time."""
+    abar, found = 1.0, []
+    for j in range(1000):
+        abar *= 1 - SCHEDULES[schedule](j)
+        found.append(math.sqrt((1 - abar) / abar))
+    return found
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_discrete_levels_are_those_of_a_plain_product(schedule):
+    expected = plain_sigmas(schedule)
+    preconditioning = DiscretePreconditioning(schedule=schedule)
+    found = preconditioning.round_sigma(torch.tensor(expected, dtype=torch.float64))
+    assert found.tolist() == pytest.approx(expected, rel=1e-10)
+    explicit = DiscretePreconditioning(betas=tuple(SCHEDULES[schedule](j) for j in range(1000)))
+    levels = explicit.levels()
+    assert (levels.sigma_min, levels.sigma_max) == pytest.approx((expected[0], expected[-1]), rel=1e-10)
+    c = preconditioning.coefficients(torch.tensor(expected, dtype=torch.float64), 0.5)
+    assert c.c_noise.tolist() == [*range(1000)]
+
+
+def test_the_cosine_levels_are_those_of_the_formula():
+    """abar_j = cos^2(pi/2 (t + 0.008) / 1.008) / the same at t = 0, with t = (j + 1) / M, where no beta is capped."""
+    levels = DiscretePreconditioning(schedule="cosine")
+    abar = [math.cos((j + 9) / 1008 * math.pi / 2) ** 2 for j in (0, 400, 900)]
+    start = math.cos(8 / 1008 * math.pi / 2) ** 2
+    expected = torch.tensor([math.sqrt(start / value - 1) for value in abar], dtype=torch.float64)
+    assert levels.round_sigma(expected).tolist() == pytest.approx(expected.tolist(), rel=1e-9)
+    assert levels.coefficients(expected, 0.5).c_noise.tolist() == [0, 400, 900]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
+def test_the_target_of_a_discrete_network_is_what_it_predicts(prediction):
+    sigma = 3.0
+    y = SIGMA_DATA * normal(torch.tensor([1]), 0, (1, 4, 4))
+    n = normal(torch.tensor([2]), 0, (1, 4, 4))
+    abar = 1 / (1 + sigma**2)
+    expected = {"epsilon": n, "v": math.sqrt(abar) * n - math.sqrt(1 - abar) * y, "sample": y}[prediction]
+    spy, skip, out = through(DiscretePreconditioning(prediction=prediction), y + sigma * n, sigma)
+    torch.testing.assert_close((y - skip) / out, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(spy.x, math.sqrt(abar) * y + math.sqrt(1 - abar) * n, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"beta_start": 0.0}, {"beta_start": 0.03}, {"beta_end": 1.0}, {"M": 1}, {"betas": (0.1,)}, {"betas": (0.1, 1.0)}],
+)
+def test_discrete_levels_that_cannot_be_are_refused(changes):
+    [(key, _)] = changes.items()
+    with pytest.raises(ValueError, match=f"^(beta_start|{key}): "):
+        DiscretePreconditioning(**changes)
+    with pytest.raises(ValueError, match="nothing of the image is left"):
+        DiscretePreconditioning(betas=(0.999,) * 1000)

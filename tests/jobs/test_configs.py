@@ -12,6 +12,7 @@ from pipeline.config.settings import (
     BenchmarkJob,
     EvaluateJob,
     GenerateJob,
+    ImportCheckpointJob,
     Job,
     PrepareJob,
     SamplerSettings,
@@ -22,8 +23,8 @@ from pipeline.diffusion.sampling import Sampler
 
 CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
 KINDS: list[tuple[str, type[Job]]] = [  # the key that only this job has
-    ("train", StudyJob), ("source", PrepareJob), ("training", TrainJob), ("name", BenchmarkJob),
-    ("metrics", EvaluateJob), ("checkpoint", GenerateJob),
+    ("train", StudyJob), ("source", PrepareJob), ("path", ImportCheckpointJob), ("training", TrainJob),
+    ("name", BenchmarkJob), ("metrics", EvaluateJob), ("checkpoint", GenerateJob),
 ]  # fmt: skip
 
 

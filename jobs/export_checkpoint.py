@@ -1,0 +1,23 @@
+"""A checkpoint as a folder to give away: `python -m jobs.export_checkpoint CONFIG.yaml`."""
+
+import sys
+
+from jobs import cli
+from pipeline.config.settings import ExportCheckpointJob
+from pipeline.data.store import Store
+from pipeline.training.importing import export_folder
+from pipeline.training.snapshot import find_snapshot
+
+
+def main(settings: ExportCheckpointJob) -> None:
+    names = export_folder(Store(settings.store), settings.checkpoint.ref(), settings.folder, settings.licence)
+    print(f"exported {', '.join(names)} to {settings.folder}; jobs.import_checkpoint reads it")
+
+
+def dry_run(settings: ExportCheckpointJob) -> list[str]:
+    snapshot = find_snapshot(Store(settings.store), settings.checkpoint.ref())
+    return [f"exports {snapshot.title} to {settings.folder}"]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(ExportCheckpointJob, main, __doc__, dry_run))
