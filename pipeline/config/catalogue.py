@@ -80,7 +80,7 @@ def _groups() -> list[Any]:
 
 def _model(title: str, model: Any) -> str:
     rows = [f"| `{key}` | {_key_default(model, key)} |" for key in field_types(model)]
-    about = _first_sentence(model)
+    about = first_paragraph(model)
     return "\n".join([f"### {title}", "", about, "", "| key | default |", "|---|---|", *rows, ""])
 
 
@@ -92,12 +92,17 @@ def _key_default(model: Any, key: str) -> str:
 
 
 def _part(title: str, union: Any) -> str:
-    members = get_args(union) or (union,)
-    rows = [f"| `{member.kind}` | {_fields(member)} | {_first_sentence(member)} |" for member in members]
+    rows = [f"| `{member.kind}` | {fields_told(member)} | {first_paragraph(member)} |" for member in members(union)]
     return "\n".join([f"### {title}", "", "| kind | fields | |", "|---|---|---|", *rows, ""])
 
 
-def _fields(member: Any) -> str:
+def members(union: Any) -> tuple[Any, ...]:
+    """The classes of a union; of a union of one, that one."""
+    return get_args(union) or (union,)
+
+
+def fields_told(member: Any) -> str:
+    """The fields of a part with their defaults, as Markdown."""
     shown = []
     for field in dataclasses.fields(member):
         if field.name != "kind" and field.name in field_types(member):
@@ -106,7 +111,8 @@ def _fields(member: Any) -> str:
     return ", ".join(shown)
 
 
-def _first_sentence(member: Any) -> str:
+def first_paragraph(member: Any) -> str:
+    """Of the docstring, as one line of Markdown that may stand in a table."""
     text = " ".join((inspect.getdoc(member) or "").split("\n\n")[0].split())
     return text.replace("|", "\\|")
 
