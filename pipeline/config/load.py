@@ -118,8 +118,10 @@ def _join(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     joined = dict(base)
     for key, value in over.items():
         below = base.get(key)
-        both = isinstance(value, dict) and isinstance(below, dict)
-        joined[key] = _join(below, value) if both and "kind" not in value else value
+        if isinstance(value, dict) and isinstance(below, dict) and "kind" not in value:
+            joined[key] = _join(below, value)
+        else:
+            joined[key] = value
     return joined
 
 
