@@ -1,6 +1,7 @@
 """What a network costs, found without the memory or the time it would take."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,6 +18,7 @@ class NetworkCost:
     flops: int
 
 
+@cache
 def network_cost(network: Network, resolution: int, channels: int, num_classes: int) -> NetworkCost:
     """Counted on torch's device `meta`, where tensors have shapes and no content.
 
