@@ -51,7 +51,9 @@ HEAD = """# Settings
 
 Made by `python -m pipeline.config.catalogue > docs/settings.md`. Every job takes a YAML file and `--set a.b=c`;
 `--dry-run` prints the resolved settings. A part is chosen by its `kind`; fields that are not given have the default
-shown. `${NAME}` in a text is filled in from the environment.
+shown. `${NAME}` in a text is filled in from the environment. `base: other.yaml` takes another file (by its path from
+this one's folder) and says what differs: keys are joined, while a list, and a part that has a `kind`, replaces what was
+there. Where the parts come from and what they cost: [catalogue.md](catalogue.md).
 """
 JOBS: tuple[type[Job], ...] = (PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, StudyJob)
 
