@@ -7,19 +7,19 @@ compared with.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
+from pathlib import Path
 
 from pipeline.config.parts import design_space
 
-MODULES = ("test_solvers", "test_against_diffusers", "test_stochastic_solvers")
+MODULES = Path(__file__).parent / "diffusion"
 
 
 def checked() -> dict[str, str]:
     """What every solver is compared with, in words, by its kind."""
     found: dict[str, list[str]] = {}
-    for name in MODULES:
-        if find_spec(f"tests.diffusion.{name}"):
-            for kind, what in import_module(f"tests.diffusion.{name}").CHECKED.items():
+    for path in sorted(MODULES.glob("test_*.py")):
+        if "\nCHECKED = {" in path.read_text(encoding="utf-8"):
+            for kind, what in import_module(f"tests.diffusion.{path.stem}").CHECKED.items():
                 found.setdefault(kind, []).append(what if isinstance(what, str) else ", ".join(what))
     return {kind: "; ".join(texts) for kind, texts in found.items()}
 

@@ -107,7 +107,6 @@ def plain_walk(velocity, x: float, times: list[float], alpha: float | None) -> f
 
 
 ALPHAS = [(Euler(), None), (Heun(), 1.0), (Midpoint(), 0.5), (Ralston(), 2 / 3), (Alpha(alpha=0.35), 0.35)]
-CHECKED = {solver.kind: "Algorithm 3 of 2206.00364 as a plain loop" for solver, _ in ALPHAS}  # for docs/catalogue.md
 
 
 @pytest.mark.parametrize(("solver", "alpha"), ALPHAS, ids=lambda value: getattr(value, "kind", ""))

@@ -61,7 +61,7 @@ def test_a_cost_is_told_for_images_that_are_not_there_yet(tmp_path: Path) -> Non
     store = store_at(tmp_path)
     expects = {"size": 8, "channels": 1, "num_classes": 4}
     first, operations, note = training_cost(store, job(expects=expects))
-    assert first == "1,288 parameters; 32 images in 2 steps"  # 64 x 8 + 8, 8 x 8 + 8, 4 x 8 + 8, 8 x 64 + 64, less ...
+    assert first == "1,208 parameters; 32 images in 2 steps"  # 72 + 40 + 520 + 576, as layers
     assert operations == "2.24e-06 GFLOP a forward pass of one image; about 2.15e+05 FLOP to train"
     assert note == "data set toy is not in the store yet: counted for the images that `expects` tells of"
     make_dataset(store, num_classes=4)
