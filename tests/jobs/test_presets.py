@@ -29,7 +29,7 @@ CHANGES = {  # what a configuration changes of the one before it, beside its nam
     "c": {"model.network"},
     "d": {"model.preconditioning"},
     "e": {"training.noise", "training.weighting"},
-    "f": {"training.augment", "training.x_flip"},
+    "f": {"model.network", "training.augment", "training.x_flip"},
 }
 CIFAR10_FID = {"a": 2.48, "b": 2.18, "c": 2.08, "d": 2.09, "e": 1.88, "f": 1.79}  # of Table 2, conditional, VP
 LEVELS = {"vp": VPPreconditioning(), "ve": VEPreconditioning(), "iddpm": IDDPMPreconditioning()}
