@@ -8,8 +8,8 @@ There the reference is one of the solvers of highest order, with its steps doubl
 (its own error) is under a tenth of the smallest error reported; where that is not reached it is said, and the exit code
 is 1.
 
-A solver is every member of the union `Solver` that is not stochastic, once for each of its forms, at its highest order;
-one that makes the same images as an earlier one is left out. It gets as many steps as a budget of evaluations allows.
+A solver is every member of the union `Solver` that is not stochastic, once for each of its forms, at its highest order
+(switches as they are by default); one that makes the same images as an earlier one is left out. It gets as many steps as a budget of evaluations allows.
 The error of a sample is the root mean square over its pixels, in the model's range of -1 to 1; told are the mean over
 the seeds and its 95 % interval.
 """
@@ -124,14 +124,19 @@ def network_problem(store: str, ref: CheckpointRef, device: str) -> Problem:
 
 
 def highest(part: Any) -> list[Any]:
-    """The forms of a solver, each at the largest of its whole-number settings (its order)."""
-    whole = [field.name for field in fields(part) if isinstance(getattr(part(), field.name), int | None)]
-    whole = [name for name in whole if not isinstance(getattr(part(), name), bool)]
+    """The forms of a solver, each at the largest of its whole-number settings (its order), with switches as they are
+    by default."""
+    plain = part()
+    names = {field.name: getattr(plain, field.name) for field in fields(part)}
+    whole = [name for name, value in names.items() if type(value) is int]
+    switches = [name for name, value in names.items() if type(value) is bool]
     forms: dict[Any, Any] = {}
     for variant in variants(part):
-        form = replace(variant, **{name: getattr(part(), name) for name in whole})
+        form = replace(variant, **{name: names[name] for name in whole})
+        if any(getattr(variant, name) != names[name] for name in switches):
+            continue
         best = forms.setdefault(form, variant)
-        if [getattr(variant, name) or 0 for name in whole] > [getattr(best, name) or 0 for name in whole]:
+        if [getattr(variant, name) for name in whole] > [getattr(best, name) for name in whole]:
             forms[form] = variant
     return list(forms.values())
 

@@ -136,7 +136,7 @@ def _solver(part: Any) -> tuple[str, ...]:
 
 
 def _by_variant(found: list[Any], name: str) -> str:
-    """A property of all variants; where it varies, by the field that it depends on: `2`, or `1, 2, 3 for order = 1`."""
+    """A property of all variants: `2`; or where it varies, by the field that it depends on: `max_order 1, 2: 2, 3`."""
     values = [getattr(variant, name) for variant in found]
     if len(set(values)) == 1:
         return str(values[0])
@@ -144,7 +144,7 @@ def _by_variant(found: list[Any], name: str) -> str:
     if not cause:
         return f"{min(values)} to {max(values)}"
     by_cause = dict(sorted((getattr(variant, cause[0]), value) for variant, value in zip(found, values, strict=True)))
-    return "; ".join(f"{value} (`{cause[0]}` = {choice})" for choice, value in by_cause.items())
+    return f"`{cause[0]}` {', '.join(map(str, by_cause))}: {', '.join(map(str, by_cause.values()))}"
 
 
 def _decides(found: list[Any], values: list[Any], name: str) -> bool:

@@ -63,8 +63,8 @@ def test_a_solver_is_told_with_its_orders_over_all_its_choices(monkeypatch: pyte
     monkeypatch.setattr("pipeline.config.parts.members", lambda union: (Toy,))
     row = next(row for row in section(design_space({}), "Solvers").splitlines() if "`toy`" in row)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1] == "1 (`steps` = 1); 2 (`steps` = 2); 2 (`steps` = 3)"
-    assert cells[2] == "1 (`corrected` = False); 2 (`corrected` = True)"
+    assert cells[1] == "`steps` 1, 2, 3: 1, 2, 2"
+    assert cells[2] == "`corrected` False, True: 1, 2"
     assert cells[-1] == "Hairer and Wanner 1993"
 
 
