@@ -16,12 +16,15 @@ from jobs.context import (
     open_store,
     tracked,
 )
+from jobs.cost import cost_without_checkpoint
+from pipeline.config.published import Published
 from pipeline.config.settings import BenchmarkJob, BenchmarkSettings, Job
 from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.benchmark import BenchmarkResult, benchmark
 from pipeline.engine.session import session
 from pipeline.engine.table import Row
+from pipeline.errors import CheckpointError
 from pipeline.reporting import Reporter
 from pipeline.tracking.figures import Point as Mark
 from pipeline.tracking.figures import pixels, quality_against_cost
@@ -34,7 +37,7 @@ def main(settings: BenchmarkJob) -> None:
     with tracked(settings) as reporter:
         with session():
             result = run_benchmark(store, settings, reporter)
-        tell(result, settings, settings.out, reporter)
+        tell(result, settings, settings.out, reporter, settings.published)
 
 
 def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter) -> BenchmarkResult:
@@ -47,14 +50,17 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
     )  # fmt: skip
 
 
-def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowReporter) -> None:
+def tell(
+    result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowReporter, published: Published | None = None
+) -> None:
     """Table, figure and picture: printed, logged as a run of the benchmark's own, and written to a folder."""
     title = next(iter(result.titles.values()))
     marks = [Mark(row.solver, row.nfe, row.distance, _steps(row), best=row.pareto) for row in result.rows]
     figure = quality_against_cost(marks, f"{result.name}: quality against NFE", y_label=f"{title} (less is better)")
     # Other images or another protocol under the same name are another run: what was told before stays.
     key = digest({"benchmark": result.name, "rows": [[row.samples_digest, row.protocol] for row in result.rows]})
-    with reporter.run(key, result.name, {"kind": "benchmark", "benchmark": result.name}) as run:
+    tags = {"kind": "benchmark", "benchmark": result.name, **(published.tags() if published else {})}
+    with reporter.run(key, result.name, tags) as run:
         run.text(cli.resolved_yaml(job), "settings.yaml")
         run.text(result.table(), "table.md")
         run.text(result.to_csv(), "table.csv")
@@ -82,7 +88,11 @@ def _steps(row: Row) -> str:
 
 
 def dry_run(settings: BenchmarkJob) -> list[str]:
-    return cost(Store(settings.store), settings)
+    published = [str(settings.published)] if settings.published else []
+    try:
+        return cost(Store(settings.store), settings) + published
+    except CheckpointError as error:
+        return cost_without_checkpoint(settings, error) + published
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ import sys
 from jobs import cli
 from jobs.benchmark import run_benchmark, tell
 from jobs.context import open_store, tracked
+from jobs.cost import training_cost
 from jobs.prepare import prepare_dataset
 from jobs.train import run_training
 from pipeline.config.settings import BenchmarkSettings, StudyJob
+from pipeline.data.store import Store
 from pipeline.engine.session import session
+from pipeline.errors import DataError
 
 
 def main(settings: StudyJob) -> None:
@@ -20,7 +23,7 @@ def main(settings: StudyJob) -> None:
             trained = run_training(store, settings.train, reporter)
             print(f"trained {trained.training}: {trained.num_images:,} images seen")
             result = run_benchmark(store, of_training(settings, trained.training), reporter)
-        tell(result, settings, settings.out, reporter)
+        tell(result, settings, settings.out, reporter, settings.benchmark.published)
 
 
 def of_training(settings: StudyJob, training: str) -> BenchmarkSettings:
@@ -34,9 +37,14 @@ def of_training(settings: StudyJob, training: str) -> BenchmarkSettings:
 def dry_run(settings: StudyJob) -> list[str]:
     count, points = settings.benchmark.seeds.count, len(settings.benchmark.points)
     kimg = settings.train.training.duration_kimg
+    try:
+        cost = training_cost(Store(settings.store), settings.train)
+    except DataError:  # the data set is not made yet, and `train.expects` does not tell of it
+        cost = []
     return [
         f"prepares {len(settings.prepare)} data sets, trains on {kimg:g} thousand images, "
-        f"then {points} settings x {count:,} images"
+        f"then {points} settings x {count:,} images",
+        *cost,
     ]
 
 

@@ -4,6 +4,7 @@ import sys
 
 from jobs import cli
 from jobs.context import open_reporter, open_store, tracked
+from jobs.cost import check_expected, training_cost
 from pipeline.config.settings import TrainJob, TrainSettings
 from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
@@ -21,23 +22,28 @@ def main(settings: TrainJob) -> None:
 
 
 def run_training(store: Store, settings: TrainSettings, reporter: Reporter) -> TrainingResult:
-    """Trains until the settings' duration; returns at once where that was reached before."""
-    return train(store, settings.dataset, settings.model, settings.training, settings.workers, reporter, settings.name)
+    """Trains until the settings' duration; returns at once where that was reached before.
+
+    Raises:
+        DataError: the data set is not there, or not what the settings expect.
+    """
+    check_expected(settings, Dataset.open(store, settings.dataset).info)
+    tags = settings.published.tags() if settings.published else {}
+    return train(
+        store, settings.dataset, settings.model, settings.training, settings.workers, reporter, settings.name, tags
+    )
 
 
 def dry_run(settings: TrainJob) -> list[str]:
     store = Store(settings.store)
-    dataset = Dataset.open(store, settings.dataset)
-    model = resolve_model(settings.model, dataset.info)
-    job = TrainingJob(settings.name, store, dataset, model, settings.training, open_reporter(settings))
-    network = model.network.build(model.resolution, model.channels, model.num_classes)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    steps = job.num_images // settings.training.batch_size
-    return [
-        f"{parameters:,} parameters; {job.num_images:,} images in {steps:,} steps",
-        f"sigma_data {model.sigma_data:.4f}",
-        f"checkpoints/{job.folder}",
-    ]
+    lines = training_cost(store, settings)
+    if Dataset.is_there(store, settings.dataset):
+        dataset = Dataset.open(store, settings.dataset)
+        check_expected(settings, dataset.info)
+        model = resolve_model(settings.model, dataset.info)
+        job = TrainingJob(settings.name, store, dataset, model, settings.training, open_reporter(settings))
+        lines += [f"sigma_data {model.sigma_data:.4f}", f"checkpoints/{job.folder}"]
+    return lines
 
 
 if __name__ == "__main__":

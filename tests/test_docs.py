@@ -39,3 +39,10 @@ def test_the_catalogue_of_settings_is_what_the_code_says() -> None:
 
     told = "make it anew: python -m pipeline.config.catalogue > docs/settings.md"
     assert (ROOT / "docs" / "settings.md").read_text() == catalogue(), told
+
+
+def test_the_catalogue_of_the_design_space_is_what_the_code_says() -> None:
+    from tests.catalogue import catalogue
+
+    told = "make it anew: python -m tests.catalogue > docs/catalogue.md"
+    assert (ROOT / "docs" / "catalogue.md").read_text() == catalogue(), told

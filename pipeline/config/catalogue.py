@@ -56,7 +56,9 @@ HEAD = """# Settings
 
 Made by `python -m pipeline.config.catalogue > docs/settings.md`. Every job takes a YAML file and `--set a.b=c`;
 `--dry-run` prints the resolved settings. A part is chosen by its `kind`; fields that are not given have the default
-shown. `${NAME}` in a text is filled in from the environment.
+shown. `${NAME}` in a text is filled in from the environment. `base: other.yaml` takes another file (by its path from
+this one's folder) and says what differs: keys are joined, while a list, and a part that has a `kind`, replaces what was
+there. Where the parts come from and what they cost: [catalogue.md](catalogue.md).
 """
 JOBS: tuple[type[Job], ...] = (
     PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, StudyJob, ImportCheckpointJob, ExportCheckpointJob,
@@ -92,7 +94,7 @@ def _groups() -> list[Any]:
 
 def _model(title: str, model: Any) -> str:
     rows = [f"| `{key}` | {_key_default(model, key)} |" for key in field_types(model)]
-    about = _first_sentence(model)
+    about = first_paragraph(model)
     return "\n".join([f"### {title}", "", about, "", "| key | default |", "|---|---|", *rows, ""])
 
 
@@ -104,12 +106,17 @@ def _key_default(model: Any, key: str) -> str:
 
 
 def _part(title: str, union: Any) -> str:
-    members = get_args(union) or (union,)
-    rows = [f"| `{member.kind}` | {_fields(member)} | {_first_sentence(member)} |" for member in members]
+    rows = [f"| `{member.kind}` | {fields_told(member)} | {first_paragraph(member)} |" for member in members(union)]
     return "\n".join([f"### {title}", "", "| kind | fields | |", "|---|---|---|", *rows, ""])
 
 
-def _fields(member: Any) -> str:
+def members(union: Any) -> tuple[Any, ...]:
+    """The classes of a union; of a union of one, that one."""
+    return get_args(union) or (union,)
+
+
+def fields_told(member: Any) -> str:
+    """The fields of a part with their defaults, as Markdown."""
     shown = []
     for field in dataclasses.fields(member):
         if field.name != "kind" and field.name in field_types(member):
@@ -119,7 +126,8 @@ def _fields(member: Any) -> str:
     return ", ".join(shown)
 
 
-def _first_sentence(member: Any) -> str:
+def first_paragraph(member: Any) -> str:
+    """Of the docstring, as one line of Markdown that may stand in a table."""
     text = " ".join((inspect.getdoc(member) or "").split("\n\n")[0].split())
     return text.replace("|", "\\|")
 

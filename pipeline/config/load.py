@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import SettingsError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+BASE = "base"  # the key that names the file that a file is based on
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -61,14 +62,46 @@ def load(model: type[Settings], path: str | Path, overrides: Sequence[str] = ())
 
     Args:
         model: what the file must hold.
-        path: a YAML file.
+        path: a YAML file; see `read` for what it may be based on.
         overrides: `a.b=value` arguments, the value in YAML; they come after the file.
 
     Raises:
         SettingsError: one sentence with the file, the key, the value and the mend.
     """
+    content = read(path)
+    for override in overrides:
+        set_key(content, *_parse_override(override))
+    return validate(model, _expand(content, str(path)), str(path))
+
+
+def read(path: str | Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a file holds, over what its `base` holds if it names one: another file, by a path from its own folder.
+
+    Keys within keys are joined, down to where the two differ. A list is replaced whole, and so is what has a `kind` of
+    its own.
+
+    Args:
+        path: a YAML file.
+        above: the files that are based on this one.
+
+    Raises:
+        SettingsError: a file cannot be read, or is its own base.
+    """
+    path = Path(path)
+    if path.resolve() in above:
+        raise SettingsError(path, "is its own base, by way of others or at once")
+    content = _read_alone(path)
+    base = content.pop(BASE, None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise SettingsError(f"{path}: {BASE}", f"must be the path of a file (got {_short(base)})")
+    return _join(read(path.parent / base, (*above, path.resolve())), content)
+
+
+def _read_alone(path: Path) -> dict[str, Any]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise SettingsError(path, "there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -78,9 +111,18 @@ def load(model: type[Settings], path: str | Path, overrides: Sequence[str] = ())
         content = {}
     if not isinstance(content, dict):
         raise SettingsError(path, f"must hold keys and values (got a {type(content).__name__})")
-    for override in overrides:
-        set_key(content, *_parse_override(override))
-    return validate(model, _expand(content, str(path)), str(path))
+    return content
+
+
+def _join(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    joined = dict(base)
+    for key, value in over.items():
+        below = base.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and "kind" not in value:
+            joined[key] = _join(below, value)
+        else:
+            joined[key] = value
+    return joined
 
 
 def validate(model: type[Settings], content: Mapping[str, Any], where: str) -> Settings:

@@ -7,6 +7,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from pipeline.config.grid_file import read_grid
 from pipeline.config.load import validate
+from pipeline.config.published import Expected, Published
 from pipeline.config.sweep import expand_grid
 from pipeline.config.unions import NestedKinds
 from pipeline.data.samples import Execution
@@ -78,6 +79,8 @@ class TrainSettings(Frozen):
     Args:
         name: of the training; its folder in the store is this and a digest of all that determines the weights.
         dataset: the name of a prepared data set.
+        expects: what its images must be like. Empty: anything.
+        published: what was reported of such a training, if anything was; a tag of the run.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -85,6 +88,8 @@ class TrainSettings(Frozen):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     workers: Workers = Workers()
+    expects: Expected | None = None
+    published: Published | None = None
 
 
 class TrainJob(Job, TrainSettings):
@@ -278,12 +283,17 @@ class TimingSettings(Frozen):
 
 
 class BenchmarkSettings(GenerateSettings):
-    """A grid of settings, measured and timed."""
+    """A grid of settings, measured and timed.
+
+    Args:
+        published: what was reported of such a benchmark, if anything was; a tag of its run.
+    """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     metrics: MetricSettings
     timing: TimingSettings | None = TimingSettings()
     picture_seeds: int = Field(default=16, ge=1, le=64)
+    published: Published | None = None
 
 
 class BenchmarkJob(Job, BenchmarkSettings):

@@ -59,6 +59,12 @@ class Dataset:
             raise DataError(store.uri, problem)
         return cls(store, manifest)
 
+    @staticmethod
+    def is_there(store: Store, name: str) -> bool:
+        """Whether the store has a data set of this name, damaged or not."""
+        check_name(name)
+        return store.find(f"datasets/{name}") is not None
+
     def __reduce__(self) -> tuple[type["Dataset"], tuple[Store, Manifest]]:
         return (Dataset, (self._store, self._manifest))
 

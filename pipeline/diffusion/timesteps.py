@@ -111,7 +111,10 @@ def _check(num_steps: int, sigma_min: float, sigma_max: float, key: str = "num_s
 
 @dataclass(frozen=True)
 class EDMSteps:
-    """sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho (Eq. 5)."""
+    """sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
+
+    Karras et al. 2022, Eq. 5.
+    """
 
     kind: Literal["edm"] = "edm"
     num_steps: int = 18

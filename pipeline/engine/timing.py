@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
-from pipeline.digests import digest
+from pipeline.digests import canonical, digest
 from pipeline.engine.actor import Actor, ChunkWorker, Hello
 from pipeline.engine.devices import device_name, fixed_arithmetic
 from pipeline.engine.fleet import num_actors
@@ -23,6 +23,7 @@ from pipeline.engine.placement import Placement, place
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, Point, Setting, WorkerSettings
 from pipeline.errors import SettingsError, StoreError
+from pipeline.networks import Network
 from pipeline.training.snapshot import read_weights
 
 ROOT = "timings"
@@ -107,6 +108,21 @@ def seconds_per_evaluation(store: Store, setting: Setting) -> float | None:
         except StoreError:
             continue
         if "nfe" in meta and _alike(meta["about"]["setting"], setting.key):
+            found.append(meta["timing"]["seconds_per_1000"] / 1000 / meta["nfe"])
+    return median(found) if found else None
+
+
+def seconds_of_network(store: Store, network: Network, resolution: int) -> float | None:
+    """What one evaluation of a network of these settings takes for one image of this size, whatever its weights, by
+    all timings there are; the median, or None where nothing like it was timed yet."""
+    found, wanted = [], (canonical(network), resolution)
+    for key in store.committed(ROOT):
+        try:
+            meta = store.manifest(key).meta
+        except StoreError:
+            continue
+        model = meta["about"]["setting"]["networks"]["main"]["model"]
+        if meta.get("nfe") and (canonical(model["network"]), model["resolution"]) == wanted:
             found.append(meta["timing"]["seconds_per_1000"] / 1000 / meta["nfe"])
     return median(found) if found else None
 

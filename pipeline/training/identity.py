@@ -36,7 +36,7 @@ def resolve_model(settings: ModelSettings, info: DatasetInfo) -> ModelSpec:
         sigma_data=sigma_data,
         resolution=info.height,
         channels=info.channels,
-        num_classes=info.num_classes,
+        num_classes=info.num_classes if settings.conditional else 0,
     )
     check_buildable(model)
     return model

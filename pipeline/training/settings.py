@@ -25,12 +25,17 @@ class Frozen(BaseModel):
 
 
 class ModelSettings(Frozen):
-    """What is trained."""
+    """What is trained.
+
+    Args:
+        sigma_data: the one source of it. Empty: the standard deviation in the data set's manifest.
+        conditional: whether the network is told the classes of the images, where they have any.
+    """
 
     network: Annotated[Network, Field(discriminator="kind")] = DDPMpp()
     preconditioning: Annotated[Preconditioning, Field(discriminator="kind")] = EDMPreconditioning()
-    # The one source of sigma_data. Empty: the standard deviation in the data set's manifest.
     sigma_data: float | None = Field(default=0.5, gt=0)
+    conditional: bool = True
 
 
 class ModelSpec(Frozen):

@@ -9,7 +9,7 @@ from pydantic import Field
 from pipeline.config.load import load, parse_yaml, set_key
 from pipeline.config.unions import NestedKinds
 from pipeline.diffusion.randomness import Window, Zero
-from pipeline.diffusion.solvers import ExponentialSDE, Heun, Solver
+from pipeline.diffusion.solvers import Alpha, ExponentialSDE, Heun, Solver
 from pipeline.diffusion.timesteps import EDMSteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.training.settings import Frozen
@@ -146,3 +146,40 @@ def test_a_key_is_set_where_nothing_was() -> None:
     content: dict[str, object] = {"a": None}
     set_key(content, "a.b.c", 1)
     assert content == {"a": {"b": {"c": 1}}}
+
+
+def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    written(
+        tmp_path / "first", "needed: x\nlr: 0.5\ninner: {solver: {kind: alpha, alpha: 0.7}, solvers: [{kind: heun}]}\n"
+    )
+    (tmp_path / "second.yaml").write_text("base: first/job.yaml\nsteps: 7\ninner: {timesteps: {kind: edm, rho: 3}}\n")
+    (tmp_path / "third.yaml").write_text(
+        "base: second.yaml\nlr: 0.25\n"
+        "inner: {solver: {alpha: 0.9}, timesteps: {kind: edm, num_steps: 5}, solvers: []}\n"
+    )
+    settings = load(Outer, tmp_path / "third.yaml", ["steps=8"])
+    assert (settings.needed, settings.lr, settings.steps) == ("x", 0.25, 8)
+    assert settings.inner.solver == Alpha(alpha=0.9), "without a kind, keys are joined"
+    assert settings.inner.timesteps == EDMSteps(num_steps=5), "with a kind, the part is replaced whole"
+    assert settings.inner.solvers == [], "a list is replaced whole"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("base: none.yaml", "none.yaml: there is no such file"),
+        ("base: job.yaml", "job.yaml: is its own base, by way of others or at once"),
+        ("base: [job.yaml]", "job.yaml: base: must be the path of a file (got ['job.yaml'])"),
+    ],
+)
+def test_a_base_that_cannot_be_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load(Outer, written(tmp_path, text))
+    assert str(raised.value) == f"{tmp_path}/{sentence}"
+
+
+def test_a_mistake_in_a_base_names_the_base(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("a: [1")
+    with pytest.raises(SettingsError, match=r"base\.yaml: line 1"):
+        load(Outer, written(tmp_path, "base: base.yaml\nneeded: x"))
