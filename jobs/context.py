@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.config.settings import GenerateSettings, Job, MetricSettings, PointSettings, SeedSettings
+from pipeline.config.settings import GenerateSettings, Job, MetricSettings, OptimizeGridJob, PointSettings, SeedSettings
 from pipeline.data.store import Store
 from pipeline.diffusion.timesteps import AdaptiveSteps
 from pipeline.engine.generation import Actors, Point, Seeds, find_settings
@@ -41,7 +41,7 @@ def tracked(job: Job) -> Iterator[MlflowReporter]:
 
 def engine_points(settings: GenerateSettings) -> list[Point]:
     """The points of a sweep as the engine takes them; a single one is named by its sampler."""
-    return [_point(name, point) for name, point in settings.points]
+    return [point_of(name, point) for name, point in settings.points]
 
 
 def checked_points(store: Store, settings: GenerateSettings) -> list[Point]:
@@ -67,7 +67,7 @@ def engine_seeds(settings: SeedSettings) -> Seeds:
     return Seeds(settings.first, settings.count)
 
 
-def engine_actors(settings: GenerateSettings) -> Actors:
+def engine_actors(settings: GenerateSettings | OptimizeGridJob) -> Actors:
     return Actors(num_actors=settings.actors.num_actors)
 
 
@@ -97,7 +97,8 @@ def cost(store: Store, settings: GenerateSettings) -> list[str]:
     return lines
 
 
-def _point(name: str, settings: PointSettings) -> Point:
+def point_of(name: str, settings: PointSettings) -> Point:
+    """A point as the engine takes it; without a name, it is named by its sampler."""
     sampler = settings.sampler.build()
     timesteps = sampler.timesteps
     steps = f"rtol={timesteps.rtol:g}" if isinstance(timesteps, AdaptiveSteps) else f"num_steps={timesteps.num_steps}"

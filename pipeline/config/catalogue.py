@@ -18,6 +18,7 @@ from pipeline.config.settings import (
     GenerateJob,
     ImportCheckpointJob,
     Job,
+    OptimizeGridJob,
     PrepareJob,
     StudyJob,
     TrainJob,
@@ -62,6 +63,7 @@ there. Where the parts come from and what they cost: [catalogue.md](catalogue.md
 """
 JOBS: tuple[type[Job], ...] = (
     PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, StudyJob, ImportCheckpointJob, ExportCheckpointJob,
+    OptimizeGridJob,
 )  # fmt: skip
 
 

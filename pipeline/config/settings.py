@@ -18,7 +18,7 @@ from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.schedules import Linear, Scaling, Schedule, Unscaled
 from pipeline.diffusion.solvers import Heun, Solver
 from pipeline.diffusion.stochasticity import Deterministic, Stochasticity
-from pipeline.diffusion.timesteps import EDMSteps, Timesteps
+from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import ExtractorSettings
 from pipeline.training.settings import Frozen, ModelSettings, TrainingSettings, Workers
@@ -300,6 +300,39 @@ class BenchmarkJob(Job, BenchmarkSettings):
     """`jobs.benchmark`."""
 
     out: str | None = None  # a folder for the table, the figure and the picture, beside MLflow
+
+
+class OptimizeGridJob(Job, PointSettings):
+    """`jobs.optimize_grid`: time grids computed from the network itself.
+
+    Args:
+        sampler: the fine one whose trajectories are measured, and whose levels the grids are chosen from.
+        seeds: of these trajectories; others than a benchmark's, so that it stays fair.
+        num_steps: steps of each grid that is wanted.
+        coefficient: how much more a later step's error counts, step by step (gamma in arXiv 2405.11326).
+        out: a folder for one file a grid, `steps-08.json`, to be used as `timesteps: {kind: file, path: ...}`.
+    """
+
+    sampler: SamplerSettings = SamplerSettings(timesteps=EDMSteps(num_steps=60))
+    seeds: SeedSettings = SeedSettings(first=1_000_000, count=64)
+    num_steps: list[int] = Field(default=[4, 5, 6, 7, 8, 10], min_length=1)
+    coefficient: float = Field(default=1.15, gt=0)
+    execution: Execution = Execution()
+    actors: ActorSettings = ActorSettings()
+    out: str
+
+    @model_validator(mode="after")
+    def _check_grids(self) -> Self:
+        sampler = self.sampler
+        if sampler.schedule != Linear() or sampler.scaling != Unscaled() or sampler.solver.stochastic:
+            raise ValueError("sampler: trajectories are measured with a deterministic solver on the linear schedule")
+        if sampler.stochasticity != Deterministic() or isinstance(sampler.timesteps, AdaptiveSteps):
+            raise ValueError("sampler: trajectories are measured without added noise, on a fixed time grid")
+        most = sampler.timesteps.num_steps
+        for number in self.num_steps:
+            if not 1 <= number <= most:
+                raise ValueError(f"num_steps: must be between 1 and the fine grid's {most} (got {number})")
+        return self
 
 
 class StudyBenchmark(BenchmarkSettings):

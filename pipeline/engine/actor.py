@@ -15,6 +15,7 @@ from pipeline.data.chunk_file import Chunk
 from pipeline.data.features import StoredFeatures, commit_features
 from pipeline.data.samples import chunk_key, commit_chunk, read_chunk
 from pipeline.diffusion.decoding import quantize
+from pipeline.diffusion.grid_search import StepCosts, mean_costs, step_costs
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.sampling import sample
 from pipeline.digests import sha256
@@ -112,6 +113,27 @@ class ChunkWorker:
             self._batch(networks, setting, seeds)  # its end copies to the CPU, so the device has finished
             times.append(time.perf_counter() - start)
         return times
+
+    def step_costs(self, setting: Setting, first_seed: int, count: int, fetch: Fetch | None = None) -> StepCosts:
+        """What single steps cost on the trajectories of seeds, see `diffusion.grid_search`.
+
+        Args:
+            setting: its sampler is the fine one.
+            count: how many seeds; a multiple of the batch size.
+        """
+        networks = self._denoisers.get(setting.snapshots, fetch or self._fetch)
+        seeds = torch.arange(first_seed, first_seed + count)
+        model, device, guide = setting.snapshot.model, self._settings.device, (*networks, None)[1]
+        parts = []
+        with torch.inference_mode():
+            for batch in torch.split(seeds, self._settings.execution.batch_size):
+                labels = setting.labels.of(batch, model.num_classes).to(device)
+                parts.append(
+                    step_costs(
+                        networks[0], setting.levels, setting.sampler, batch.to(device), model.shape, labels, guide
+                    )
+                )
+        return mean_costs(parts)
 
     # -- within --------------------------------------------------------------------------------------------------
 
@@ -229,6 +251,9 @@ class Actor:
 
     def seconds(self, setting: Setting, batch_size: int, repeats: int, weights: Mapping[str, Any]) -> list[float]:
         return self._worker.seconds(setting, batch_size, repeats, _fetch(weights))
+
+    def step_costs(self, setting: Setting, first_seed: int, count: int, weights: Mapping[str, Any]) -> StepCosts:
+        return self._worker.step_costs(setting, first_seed, count, _fetch(weights))
 
 
 def _fetch(weights: Mapping[str, Any]) -> Fetch | None:

@@ -4,27 +4,22 @@ Never inferred from chunks that were generated, whose workers may have shared th
 `timings/<digest>`, where the digest names the setting, the batch and the device by its full name.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.digests import canonical, digest
-from pipeline.engine.actor import Actor, ChunkWorker, Hello
-from pipeline.engine.devices import device_name, fixed_arithmetic
-from pipeline.engine.fleet import num_actors
 from pipeline.engine.generation import find_settings
-from pipeline.engine.placement import Placement, place
-from pipeline.engine.session import session
-from pipeline.engine.work import Actors, Point, Setting, WorkerSettings
+from pipeline.engine.one_worker import OneWorker, one_worker
+from pipeline.engine.placement import place
+from pipeline.engine.work import Actors, Point, Setting
 from pipeline.errors import SettingsError, StoreError
 from pipeline.networks import Network
-from pipeline.training.snapshot import read_weights
 
 ROOT = "timings"
 MEASUREMENT = 1  # the revision of how it is measured
@@ -47,14 +42,6 @@ class Timing:
     batch_size: int
     threads: int
     device: str
-
-
-class Stopwatch(Protocol):
-    """One worker that times settings."""
-
-    device: str
-
-    def seconds(self, setting: Setting, batch_size: int, repeats: int) -> list[float]: ...
 
 
 def time_points(
@@ -81,16 +68,16 @@ def time_points(
     if all(found):
         return [timing for timing in found if timing is not None]
     store.check_writable()
-    with _stopwatch(store, execution, actors, placement) as watch:
+    with one_worker(store, execution, actors, placement) as worker:
         pairs = tqdm(zip(settings, found, strict=True), "timing", len(settings), unit="setting", disable=not progress)
-        return [timing or _measure(store, setting, watch, batch_size, repeats) for setting, timing in pairs]
+        return [timing or _measure(store, setting, worker, batch_size, repeats) for setting, timing in pairs]
 
 
-def _measure(store: Store, setting: Setting, watch: Stopwatch, batch_size: int, repeats: int) -> Timing:
-    seconds = watch.seconds(setting, batch_size, repeats)
+def _measure(store: Store, setting: Setting, worker: OneWorker, batch_size: int, repeats: int) -> Timing:
+    seconds: list[float] = worker.call("seconds", setting, batch_size, repeats)
     threads = int(setting.key["execution"]["threads"])
-    timing = Timing(1000 * median(seconds) / batch_size, tuple(seconds), batch_size, threads, watch.device)
-    about = _about(setting, batch_size, repeats, watch.device)
+    timing = Timing(1000 * median(seconds) / batch_size, tuple(seconds), batch_size, threads, worker.device)
+    about = _about(setting, batch_size, repeats, worker.device)
     nfe = setting.count_nfe()
     meta = {"about": about, "name": setting.name, "timing": asdict(timing)} | ({} if nfe is None else {"nfe": nfe})
     store.commit(f"{ROOT}/{digest(about)}", {}, meta)
@@ -152,65 +139,3 @@ def _find(store: Store, setting: Setting, batch_size: int, repeats: int, device:
         return None
     timing = manifest.meta["timing"]
     return Timing(**{**timing, "repeats": tuple(timing["repeats"])})
-
-
-class _Here:
-    """This process."""
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        self._worker = ChunkWorker(settings, ())
-        self.device = device_name(settings.device)
-
-    def seconds(self, setting: Setting, batch_size: int, repeats: int) -> list[float]:
-        return self._worker.seconds(setting, batch_size, repeats)
-
-
-class _There:
-    """One Ray actor."""
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        import ray
-
-        gpus = int(settings.device == "cuda")
-        actor = ray.remote(Actor).options(num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0)
-        self._store = settings.store
-        self.actor = actor.remote(settings, ())
-        hello: Hello = self._get(self.actor.hello.remote())
-        self.device = hello.device_name
-
-    def seconds(self, setting: Setting, batch_size: int, repeats: int) -> list[float]:
-        import ray
-
-        weights = {
-            snapshot.weights_sha256: ray.put(read_weights(self._store, snapshot)) for snapshot in setting.snapshots
-        }
-        found: list[float] = self._get(self.actor.seconds.remote(setting, batch_size, repeats, weights))
-        return found
-
-    def _get(self, call: Any) -> Any:
-        import ray
-
-        try:
-            return ray.get(call)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-
-
-@contextmanager
-def _stopwatch(store: Store, execution: Execution, actors: Actors, placement: Placement) -> Iterator[Stopwatch]:
-    settings = WorkerSettings(
-        store, execution, placement.device, placement.family, denoiser_memory_gb=actors.denoiser_memory_gb
-    )
-    if actors.num_actors == 0:
-        with fixed_arithmetic(execution.threads):
-            yield _Here(settings)
-        return
-    with session() as resources:
-        import ray
-
-        num_actors(actors, execution.threads, placement.device, resources)
-        watch = _There(settings)
-        try:
-            yield watch
-        finally:
-            ray.kill(watch.actor)
