@@ -86,10 +86,10 @@ def cost(store: Store, settings: GenerateSettings) -> list[str]:
     found = find_settings(store, points, settings.execution, place(settings.execution, engine_actors(settings)))
     counted = [(item, item.count_nfe()) for item in found]
     evaluations = [(item, count * nfe) for item, nfe in counted if nfe is not None]
-    total = sum(number for _, number in evaluations)
-    lines = [f"{len(points)} settings x {count:,} images: {total:,} network evaluations at most"]
+    told = [f"{sum(number for _, number in evaluations):,} network evaluations at most"] if evaluations else []
     if varying := len(found) - len(evaluations):
-        lines[0] += f", and those of {varying} settings with adaptive steps, which vary"
+        told.append(f"{varying} with adaptive steps, whose number varies")
+    lines = [f"{len(points)} settings x {count:,} images: {'; '.join(told)}"]
     rates = [(seconds_per_evaluation(store, item), number) for item, number in evaluations]
     seconds = [rate * number for rate, number in rates if rate is not None]
     if len(seconds) == len(found):
