@@ -148,15 +148,19 @@ def test_a_step_that_begins_with_new_noise_has_no_past(solver, raised):
     assert torch.equal(step(solver, end.x, *levels, end.memory).x, step(solver, end.x, *levels, anew.memory).x)
 
 
-@pytest.mark.parametrize("solver", [*MULTISTEP, DPMSolver2(), DPMpp2S()], ids=repr)
-def test_with_churn_the_samples_are_distributed_as_the_data(solver):
-    """Also where it begins: there noise leads up by 41 %, over the level of the step before."""
-    sampler = Sampler(EDMSteps(num_steps=48), solver, stochasticity=Churn(S_churn=48.0, S_min=0.05, S_max=20.0))
-    images = sample(MIXTURE.denoise, NoiseLevels(), sampler, torch.arange(8), (1, 30, 40)).images
-    assert images.abs().max().item() < 4
-    assert images.mean().abs().item() < 5 * MIXTURE.total_std / math.sqrt(images.numel())
-    assert images.std().item() == pytest.approx(MIXTURE.total_std, rel=0.02)
-    assert (images**4).mean().item() == pytest.approx(1 + 6 * 0.5**2 + 3 * 0.5**4, rel=0.1)
+@pytest.mark.parametrize("solver", MULTISTEP, ids=repr)
+def test_under_churn_a_multistep_solver_is_eulers(solver):
+    """With the same noise. Where churn pauses, below S_min, the past comes back, and stays where it belongs."""
+    steps = EDMSteps(num_steps=24)
+    for S_min, same in ((0.0, True), (0.3, False)):
+        churn = Churn(S_churn=12.0, S_min=S_min, S_max=20.0 if S_min else math.inf)
+        images, eulers = (
+            sample(MIXTURE.denoise, NoiseLevels(sigma_max=100.0), sampler, torch.arange(8), (1, 5, 5)).images
+            for sampler in [Sampler(steps, part, stochasticity=churn) for part in (solver, Euler())]
+        )
+        assert torch.allclose(images, eulers, rtol=0, atol=1e-10) is same
+        assert images.abs().max().item() < 4
+        assert (images - eulers).abs().max().item() < 1
 
 
 # --- the end
@@ -194,7 +198,7 @@ def test_deis_has_the_coefficients_of_its_paper():
     """C_j: the integral of the j-th Lagrange polynomial in VP time over sigma, by another quadrature."""
     sigmas = grid(EDMSteps(num_steps=7), NoiseLevels())[:-1]
     x = 80 * START
-    points, weights = np.polynomial.legendre.leggauss(400)
+    points, weights = np.polynomial.legendre.leggauss(120)
     expected, slopes = x, []
     for number, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         slopes = [(expected - MIXTURE.denoise(expected, sigma.expand(3))) / sigma, *slopes][:4]
