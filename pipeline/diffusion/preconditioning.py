@@ -189,7 +189,8 @@ class Denoiser(nn.Module):
     """D(x; sigma, labels) of a network and a preconditioning.
 
     Args:
-        network: F(x, c_noise, labels), or with a fourth argument where it is told of augmentation; it runs in the precision of its own parameters, or under autocast.
+        network: F(x, c_noise, labels), or with a fourth argument where it is told of augmentation; it runs in the
+            precision of its own parameters, or under autocast.
         preconditioning: the four coefficient functions.
         sigma_data: the standard deviation of the data, in the model's range.
     """
@@ -202,9 +203,7 @@ class Denoiser(nn.Module):
         self.preconditioning = preconditioning
         self.sigma_data = sigma_data
 
-    def forward(
-        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, augment: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """The denoised image.
 
         Args:

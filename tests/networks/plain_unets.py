@@ -1,4 +1,4 @@
-"""The U-Nets once more, as plain formulas on a dictionary of published parameter names: no modules, no fused operations.
+"""The U-Nets once more, as plain formulas on a dictionary of published names: no modules, no fused operations.
 
 What differs between DDPM++, NCSN++ and ADM is told by `Kind`.
 """
@@ -137,9 +137,7 @@ def embed(state: State, c_noise: Tensor, labels: Tensor, augment: Tensor | None,
     return silu(linear(state, "map_layer1", silu(linear(state, "map_layer0", emb + of_label))))
 
 
-def unet(
-    state: State, x: Tensor, c_noise: Tensor, labels: Tensor, kind: Kind, augment: Tensor | None = None
-) -> Tensor:
+def unet(state: State, x: Tensor, c_noise: Tensor, labels: Tensor, kind: Kind, augment: Tensor | None = None) -> Tensor:
     """The network's output from its state dictionary alone; every tensor in float64."""
     names = list(dict.fromkeys(".".join(key.split(".")[:2]) for key in state if key[:4] in ("enc.", "dec.")))
     emb = embed(state, c_noise, labels, augment, kind)
