@@ -1,4 +1,4 @@
-"""Non-leaky augmentation: images are changed geometrically, and the network is told how, so that it can leave it when it
+"""Non-leaky augmentation: images are changed geometrically and the network is told how, so it can leave it when it
 samples (Karras et al. 2022, appendix F.2 and table 6, after arXiv 2006.06676).
 
 An image may be mirrored (always on the table), turned upside down, scaled, rotated, stretched along a direction and
