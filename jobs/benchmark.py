@@ -21,6 +21,7 @@ from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.benchmark import BenchmarkResult, benchmark
 from pipeline.engine.session import session
+from pipeline.engine.table import Row
 from pipeline.reporting import Reporter
 from pipeline.tracking.figures import Point as Mark
 from pipeline.tracking.figures import pixels, quality_against_cost
@@ -49,7 +50,7 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
 def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowReporter) -> None:
     """Table, figure and picture: printed, logged as a run of the benchmark's own, and written to a folder."""
     title = next(iter(result.titles.values()))
-    marks = [Mark(row.solver, row.nfe, row.distance, str(row.num_steps), best=row.pareto) for row in result.rows]
+    marks = [Mark(row.solver, row.nfe, row.distance, _steps(row), best=row.pareto) for row in result.rows]
     figure = quality_against_cost(marks, f"{result.name}: quality against NFE", y_label=f"{title} (less is better)")
     # Other images or another protocol under the same name are another run: what was told before stays.
     key = digest({"benchmark": result.name, "rows": [[row.samples_digest, row.protocol] for row in result.rows]})
@@ -74,6 +75,10 @@ def tell(result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowRep
     reporter.flush()
     command = ui_command(reporter.tracking_uri)
     print(f"Compare the runs in MLflow{f', started by{chr(10)}  {command}' if command else ''}\n  {result.link}")
+
+
+def _steps(row: Row) -> str:
+    return "adaptive" if row.num_steps is None else str(row.num_steps)
 
 
 def dry_run(settings: BenchmarkJob) -> list[str]:

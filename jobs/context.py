@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from pipeline.config.settings import GenerateSettings, Job, MetricSettings, PointSettings, SeedSettings
 from pipeline.data.store import Store
-from pipeline.diffusion.sampling import count_nfe
+from pipeline.diffusion.timesteps import AdaptiveSteps
 from pipeline.engine.generation import Actors, Point, Seeds, find_settings
 from pipeline.engine.measures import Measure, build_measures, trained_on
 from pipeline.engine.placement import place
@@ -84,10 +84,14 @@ def cost(store: Store, settings: GenerateSettings) -> list[str]:
     """
     points, count = engine_points(settings), settings.seeds.count
     found = find_settings(store, points, settings.execution, place(settings.execution, engine_actors(settings)))
-    evaluations = [count * count_nfe(item.sampler, item.snapshot.model.preconditioning.levels()) for item in found]
-    lines = [f"{len(points)} settings x {count:,} images: {sum(evaluations):,} network evaluations at most"]
-    rates = [seconds_per_evaluation(store, item) for item in found]
-    seconds = [rate * number for rate, number in zip(rates, evaluations, strict=True) if rate is not None]
+    counted = [(item, item.count_nfe()) for item in found]
+    evaluations = [(item, count * nfe) for item, nfe in counted if nfe is not None]
+    total = sum(number for _, number in evaluations)
+    lines = [f"{len(points)} settings x {count:,} images: {total:,} network evaluations at most"]
+    if varying := len(found) - len(evaluations):
+        lines[0] += f", and those of {varying} settings with adaptive steps, which vary"
+    rates = [(seconds_per_evaluation(store, item), number) for item, number in evaluations]
+    seconds = [rate * number for rate, number in rates if rate is not None]
     if len(seconds) == len(found):
         lines.append(f"about {sum(seconds) / 60:,.1f} minutes of one actor, by earlier timings of this network")
     return lines
@@ -95,5 +99,7 @@ def cost(store: Store, settings: GenerateSettings) -> list[str]:
 
 def _point(name: str, settings: PointSettings) -> Point:
     sampler = settings.sampler.build()
-    name = name or f"{sampler.solver.kind}, num_steps={sampler.timesteps.num_steps}"
-    return Point(name, settings.checkpoint.ref(), sampler, settings.labels)
+    timesteps = sampler.timesteps
+    steps = f"rtol={timesteps.rtol:g}" if isinstance(timesteps, AdaptiveSteps) else f"num_steps={timesteps.num_steps}"
+    guide = settings.guide.ref(settings.checkpoint) if settings.guide and settings.needs_guide else None
+    return Point(name or f"{sampler.solver.kind}, {steps}", settings.checkpoint.ref(), sampler, settings.labels, guide)

@@ -49,7 +49,7 @@ def _on_the_best(store: Store, settings: EvaluateJob, points: list[Point], measu
     first = points[0]
     found = best_snapshot(
         store, first.checkpoint.training, first.sampler, first.labels, engine_seeds(settings.select),
-        engine_seeds(settings.seeds), measure, settings.execution, engine_actors(settings),
+        engine_seeds(settings.seeds), measure, settings.execution, engine_actors(settings), guide=first.guide,
     )  # fmt: skip
     for ref, evaluation in found.candidates:
         print(f"  {ref.training}@{ref.at}/{ref.ema}: {evaluation.distance:.4f} on the seeds of the selection")

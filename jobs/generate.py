@@ -11,7 +11,7 @@ from pipeline.data.pictures import image_grid
 from pipeline.data.samples import export_png, read_samples
 from pipeline.data.store import Store
 from pipeline.digests import digest
-from pipeline.engine.benchmark import point_params
+from pipeline.engine.benchmark import checkpoint_tags, point_params
 from pipeline.engine.generation import PointResult, generate
 from pipeline.engine.session import session
 from pipeline.reporting import Reporter
@@ -40,7 +40,7 @@ def main(settings: GenerateJob) -> None:
 def _track(store: Store, settings: GenerateJob, reporter: Reporter, result: PointResult) -> None:
     """One run a point: its settings, its NFE and its first images."""
     first, count = settings.seeds.first, min(PICTURE_SEEDS, settings.seeds.count)
-    tags = {"kind": "samples", "checkpoint": result.snapshot.title, "samples": result.samples_digest}
+    tags = {"kind": "samples", "samples": result.samples_digest, **checkpoint_tags(result)}
     with reporter.run(digest({"samples": result.samples_digest}), result.point.name, tags) as run:
         run.params(point_params(result, engine_seeds(settings.seeds), settings.execution))
         run.metrics({"nfe": result.nfe}, step=round(result.nfe))

@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 SINCE = "since"  # metadata of a field that came after its class: the version that brought it
+LABEL = "label"  # metadata of a field that is for people and determines nothing
 
 DIGEST_LENGTH = 32  # hex digits kept of a sha256 where a digest names a folder: 128 bits
 
@@ -22,13 +23,14 @@ def plain(value: Any) -> Any:
 
     A field that came later, `field(default=..., metadata={"since": 2})` or in a model
     `Field(default=..., json_schema_extra={"since": 2})`, is left out where it has its default, so that what was named
-    before the field existed keeps its name. The default must therefore mean what was done before.
+    before the field existed keeps its name. The default must therefore mean what was done before. A dataclass's field
+    that determines nothing, `field(metadata={"label": True})`, is always left out.
 
     Raises:
         TypeError: for a value that has no canonical form (sets, tensors, open files, ...).
     """
     if is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in fields(value) if not _came_later(field, getattr(value, field.name))]
+        names = [field.name for field in fields(value) if not _is_silent(field, getattr(value, field.name))]
         settings = {name: plain(getattr(value, name)) for name in names}
         revision = getattr(type(value), "revision", None)
         return settings if revision is None else {**settings, "revision": revision}
@@ -47,10 +49,10 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no canonical form")
 
 
-def _came_later(field: Field[Any], value: Any) -> bool:
-    """Whether a dataclass got this field later and the value is what was done before."""
+def _is_silent(field: Field[Any], value: Any) -> bool:
+    """Whether a dataclass got this field later and the value is what was done before, or the field is a label."""
     if SINCE not in field.metadata:
-        return False
+        return LABEL in field.metadata
     made: Any = field.default if field.default_factory is MISSING else field.default_factory()
     return bool(value == made)
 

@@ -30,6 +30,13 @@ class GrownPart:
     revision: ClassVar[int] = 1
 
 
+@dataclass(frozen=True)
+class LabelledPart:
+    alpha: float = 1.0
+    title: str = field(default="", metadata={"label": True})
+    revision: ClassVar[int] = 1
+
+
 class Model(BaseModel):
     part: Part = Part()
     names: tuple[str, ...] = ("a", "b")
@@ -75,6 +82,10 @@ def test_a_field_that_came_later_counts_where_it_is_used():
     assert canonical(GrownPart(parts=(Part(),))) == '{"alpha":1,"parts":[{"alpha":1,"revision":1}],"revision":1}'
     assert canonical(GrownModel(power=2)) == '{"names":["a","b"],"part":{"alpha":1,"revision":1},"power":2}'
     assert digest(GrownModel(more=(Part(),))) != digest(Model())
+
+
+def test_a_label_is_never_part_of_the_name():
+    assert digest(LabelledPart(title="one")) == digest(LabelledPart(title="two")) == digest(Part())
 
 
 def test_what_has_no_canonical_form_is_refused() -> None:

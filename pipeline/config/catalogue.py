@@ -25,6 +25,7 @@ from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.labels import Labels
 from pipeline.diffusion.noise import TrainingNoise, Weighting
 from pipeline.diffusion.preconditioning import Preconditioning
+from pipeline.diffusion.randomness import Beta
 from pipeline.diffusion.schedules import Scaling, Schedule
 from pipeline.diffusion.solvers import Solver
 from pipeline.diffusion.stochasticity import Stochasticity
@@ -34,6 +35,7 @@ from pipeline.networks import Network
 
 PARTS: dict[str, Any] = {
     "Solvers (`sampler.solver`)": Solver,
+    "Randomness of the SDE (`sampler.solver.beta`)": Beta,
     "Time grids (`sampler.timesteps`)": Timesteps,
     "Schedules (`sampler.schedule`)": Schedule,
     "Scalings (`sampler.scaling`)": Scaling,
@@ -102,7 +104,8 @@ def _fields(member: Any) -> str:
     for field in dataclasses.fields(member):
         if field.name != "kind" and field.name in field_types(member):
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-            shown.append(f"`{field.name}`" if required else f"`{field.name}` = {_default(field.default)}")
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            shown.append(f"`{field.name}`" if required else f"`{field.name}` = {_default(default)}")
     return ", ".join(shown)
 
 

@@ -143,10 +143,10 @@ def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> Set
     path, names, own = _locate(model, first["loc"])
     problem = _problem(first, path, names)
     key, colon, rest = problem.partition(": ")
-    if colon and key in own:  # a part checks its own fields and names them first
+    if colon and key.split(".")[0] in own:  # a part checks its own fields and names them first
         path, problem = f"{path}.{key}".lstrip("."), rest
     more = f" (and {len(others)} more)" if others else ""
-    return SettingsError(f"{where}: {path}" if path else where, problem + more)
+    return SettingsError(": ".join(part for part in (where, path) if part), problem + more)
 
 
 def _problem(error: Any, path: str, names: list[str]) -> str:

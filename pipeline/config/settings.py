@@ -1,11 +1,14 @@
 """The settings of every job: one frozen model each, composed of the dataclasses of the layers below."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from pipeline.config.grid_file import read_grid
 from pipeline.config.load import validate
 from pipeline.config.sweep import expand_grid
+from pipeline.config.unions import NestedKinds
 from pipeline.data.samples import Execution
 from pipeline.data.sources import Source
 from pipeline.diffusion.guidance import Guidance, Unguided
@@ -99,15 +102,35 @@ class CheckpointSettings(Frozen):
         return CheckpointRef(self.training, self.at, self.ema)
 
 
+class GuideSettings(Frozen):
+    """Names the weights of a guidance's second network. Without a `training` it is that of the checkpoint it guides."""
+
+    training: str | None = None
+    at: int | Literal["latest"] = "latest"
+    ema: str | None = None
+
+    def ref(self, guided: CheckpointSettings) -> CheckpointRef:
+        return CheckpointRef(self.training or guided.training, self.at, self.ema)
+
+
 class SamplerSettings(Frozen):
-    """A `Sampler`, field by field."""
+    """A `Sampler`, field by field. `timesteps: {kind: file, path: ...}` reads the noise levels of an `optimized` grid
+    from a file; what counts is what stands in it."""
 
     timesteps: Annotated[Timesteps, Field(discriminator="kind")] = EDMSteps()
-    solver: Annotated[Solver, Field(discriminator="kind")] = Heun()
+    solver: Annotated[Solver, Field(discriminator="kind"), NestedKinds()] = Heun()
     schedule: Annotated[Schedule, Field(discriminator="kind")] = Linear()
     scaling: Annotated[Scaling, Field(discriminator="kind")] = Unscaled()
     stochasticity: Annotated[Stochasticity, Field(discriminator="kind")] = Deterministic()
-    guidance: Guidance = Unguided()
+    guidance: Annotated[Guidance, Field(discriminator="kind")] = Unguided()
+    first_step: Literal["network", "analytic"] = Field(default="network", json_schema_extra={"since": 2})
+
+    @field_validator("timesteps", mode="before")
+    @classmethod
+    def _from_file(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("kind") == "file":
+            return read_grid(value)
+        return value
 
     def build(self) -> Sampler:
         return Sampler(**{name: getattr(self, name) for name in type(self).model_fields})
@@ -117,8 +140,25 @@ class PointSettings(Frozen):
     """One setting on one checkpoint: what a sweep may vary."""
 
     checkpoint: CheckpointSettings
+    guide: GuideSettings | None = None
     sampler: SamplerSettings = SamplerSettings()
     labels: Annotated[Labels, Field(discriminator="kind")] = Balanced()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Here and not with the sampler: what a sweep varies may be what mends it."""
+        if self.needs_guide and self.guide is None:
+            kind = self.sampler.guidance.kind
+            raise ValueError(f"guide: is missing: {kind} needs a second checkpoint, such as guide: {{training: NAME}}")
+        try:
+            self.sampler.build()
+        except ValueError as error:
+            raise ValueError(f"sampler.{error}") from None
+        return self
+
+    @property
+    def needs_guide(self) -> bool:
+        return self.sampler.guidance.needs_guide
 
 
 class SeedSettings(Frozen):
@@ -141,11 +181,13 @@ class GenerateSettings(Frozen):
     """Points and how to compute them.
 
     Args:
-        sweep: a grid, or several, over the keys of checkpoint, sampler and labels.
+        guide: the second network, for guidance that needs one; points of a sweep whose guidance needs none ignore it.
+        sweep: a grid, or several, over the keys of checkpoint, guide, sampler and labels.
         reuse: `store` takes images that were generated before, `none` computes all anew, in a namespace of its own.
     """
 
     checkpoint: CheckpointSettings
+    guide: GuideSettings | None = None
     sampler: SamplerSettings = SamplerSettings()
     labels: Annotated[Labels, Field(discriminator="kind")] = Balanced()
     sweep: SweepGrid | list[SweepGrid] = Field(default_factory=dict)
@@ -161,16 +203,23 @@ class GenerateSettings(Frozen):
         for grid in grids:
             for key, values in grid.items():
                 if key.split(".")[0] not in PointSettings.model_fields:
-                    raise ValueError(f"sweep: {key} cannot be swept; keys begin with checkpoint., sampler. or labels.")
+                    known = ", ".join(f"{name}." for name in PointSettings.model_fields)
+                    raise ValueError(f"sweep: {key} cannot be swept; keys begin with one of {known}")
                 if not values:
                     raise ValueError(f"sweep: {key} has no values")
         base = self.model_dump(include=set(PointSettings.model_fields))
         for name, content in expand_grid(base, self.sweep):
             try:
-                point = validate(PointSettings, content, f"sweep point ({name})" if name else "sampler")
+                point = validate(PointSettings, content, f"sweep point ({name})" if name else "")
             except SettingsError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(str(error).removeprefix(": ")) from None
             self._points.append((name, point))
+        guided = [point for _, point in self._points if point.guide is not None]
+        if guided and not any(point.needs_guide for point in guided):
+            kinds = ", ".join(sorted({point.sampler.guidance.kind for point in guided}))
+            raise ValueError(
+                f"guide: is given and never asked: sampler.guidance is {kinds}; drop one or change the other"
+            )
         return self
 
     @property

@@ -41,8 +41,11 @@ def _words(key: str, value: Any) -> str:
     if isinstance(value, Mapping):
         rest = [f"{name}={_number(item)}" for name, item in value.items() if name != "kind"]
         return " ".join([str(value.get("kind", key.rsplit(".", 1)[-1])), *rest])
-    return f"{key.rsplit('.', 1)[-1]}={_number(value)}"
+    whose = "guide " if key.startswith("guide.") else ""  # it has the same keys as the checkpoint
+    return f"{whose}{key.rsplit('.', 1)[-1]}={_number(value)}"
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, Mapping):  # a part within a part
+        return f"({_words('', value)})"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -66,9 +66,17 @@ class Samples(NamedTuple):
     nfe: NDArray[np.int64]
 
 
+class Network(NamedTuple):
+    """A network as a key knows it: the sha256 of its safetensors file, and the model's settings, a `ModelSpec`."""
+
+    weights: str
+    model: Any
+
+
 def samples_key(
     weights_sha256: str, model: Any, sampler: Sampler, labels: Labels, execution: Execution,
     device: Mapping[str, str], torch_version: str, namespace: str = "", decoder: Decoder | None = None,
+    guide: Network | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that determines the images of a setting, as JSON knows it; `digest` of it is the setting's name.
 
@@ -82,12 +90,14 @@ def samples_key(
         torch_version: major and minor, such as "2.13".
         namespace: keeps samples apart that would otherwise be the same.
         decoder: from states to images; pixels by default.
+        guide: the second network, where the sampler's guidance asks one.
     """
     fast_path = ("precision", "batch_size", "chunk_size", "threads", "channels_last", "compile")
+    networks = {"main": Network(weights_sha256, model), **({} if guide is None else {"guide": guide})}
     key: dict[str, Any] = plain(
         {
             "sampling": SAMPLING,
-            "networks": {"main": {"weights": weights_sha256, "model": model}},
+            "networks": {name: network._asdict() for name, network in networks.items()},
             "sampler": sampler,
             "labels": labels,
             "decoder": decoder or PixelDecoder(),

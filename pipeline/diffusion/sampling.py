@@ -1,29 +1,38 @@
 """The loop, written once: from noise to images, for every schedule, grid, solver, stochasticity and guidance.
 
-What drives it is a plan, a sequence of moves made from the errors of the moves before: a step, or adding noise to climb
-back to a higher level (Restart). A move that its plan rejects is taken back, sample by sample (adaptive step control).
+What drives it is a plan (`plans.py`): steps, or adding noise to climb back to a higher level. A move that its plan
+rejects is taken back, sample by sample.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from pipeline.diffusion.flow import Flow
-from pipeline.diffusion.guidance import Denoise, Guidance, Unguided
+from pipeline.diffusion.guidance import Denoise, Guidance, Unguided, check_guide
+from pipeline.diffusion.plans import AdaptivePlan, FixedPlan, Move, Plan
 from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.schedules import Linear, Scaling, Schedule, Unscaled
 from pipeline.diffusion.seeds import INITIAL, RENOISE, Noise, draw
-from pipeline.diffusion.solvers import Euler, Heun, Memory, Solver, Step
+from pipeline.diffusion.solvers import Euler, Heun, Memory, Solver, Step, error_order
 from pipeline.diffusion.stochasticity import Deterministic, Stochasticity
-from pipeline.diffusion.timesteps import EDMSteps, NoiseLevels, Timesteps, grid
+from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, NoiseLevels, Timesteps, grid, steps_of
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A point of the design space: everything that is chosen after training."""
+    """A point of the design space: everything that is chosen after training.
+
+    `first_step: analytic` asks no network at the highest noise level, see `flow._linear`; a sampler of one step always
+    asks.
+
+    Raises:
+        ValueError: an adaptive time grid with a solver or a stochasticity that it cannot go with.
+    """
 
     timesteps: Timesteps = field(default_factory=EDMSteps)
     solver: Solver = field(default_factory=Heun)
@@ -31,7 +40,25 @@ class Sampler:
     scaling: Scaling = field(default_factory=Unscaled)
     stochasticity: Stochasticity = field(default_factory=Deterministic)
     guidance: Guidance = field(default_factory=Unguided)
+    first_step: Literal["network", "analytic"] = field(default="network", metadata={"since": 2})
     revision: ClassVar[int] = 1  # of what belongs to no part: the loop, the flow, the noise
+
+    def __post_init__(self) -> None:
+        if self.first_step not in ("network", "analytic"):
+            raise ValueError(f"first_step: must be network or analytic (got {self.first_step})")
+        if not isinstance(self.timesteps, AdaptiveSteps):
+            return
+        if self.solver.stochastic or error_order(self.solver) is None:
+            able = [solver.kind for solver in get_args(Solver) if error_order(solver) and not solver.stochastic]
+            raise ValueError(
+                f"solver: the adaptive time grid needs a deterministic solver that estimates its error, "
+                f"{' or '.join(able)} (got {self.solver.kind})"
+            )
+        if self.stochasticity != Deterministic():
+            raise ValueError(
+                f"stochasticity: the adaptive time grid does not go with {self.stochasticity.kind}, which needs steps "
+                "that are known ahead; use kind none, or another time grid"
+            )
 
 
 class Samples(NamedTuple):
@@ -42,102 +69,61 @@ class Samples(NamedTuple):
     nfe: Tensor
 
 
-class Move(NamedTuple):
-    """What the loop does next, sample by sample: from sigma to sigma_next, both float64 of shape (N,).
-
-    sigma_next < sigma is a step of the solver, sigma_next > sigma adds noise, sigma_next == sigma leaves a sample alone
-    (it has arrived).
-    """
-
-    sigma: Tensor
-    sigma_next: Tensor
-
-
-class Plan(Protocol):
-    """Decides the moves. One plan drives one batch."""
-
-    @property
-    def num_steps(self) -> int:
-        """The N that churn divides S_churn by."""
-        ...
-
-    @property
-    def ahead(self) -> int:
-        """How many moves follow the one that `next` gave last; MANY where nobody knows."""
-        ...
-
-    def next(self) -> Move | None:
-        """The next move, or None when every sample has arrived."""
-        ...
-
-    def judge(self, step: Step) -> Tensor | None:
-        """Which samples keep the step just made, bool of shape (N,); None is all."""
-        ...
-
-
-class FixedPlan:
-    """All samples walk down one grid of noise levels.
-
-    Args:
-        sigmas: sigma_0 > ... > sigma_N = 0, float64 of shape (N + 1,).
-        num_samples: how many walk.
-    """
-
-    def __init__(self, sigmas: Tensor, num_samples: int) -> None:
-        self._sigmas = sigmas
-        self._num_samples = num_samples
-        self._index = 0
-
-    @property
-    def num_steps(self) -> int:
-        return len(self._sigmas) - 1
-
-    @property
-    def ahead(self) -> int:
-        return self.num_steps - self._index
-
-    def next(self) -> Move | None:
-        if self._index == self.num_steps:
-            return None
-        sigma, sigma_next = self._sigmas[self._index : self._index + 2]
-        self._index += 1
-        return Move(sigma.expand(self._num_samples), sigma_next.expand(self._num_samples))
-
-    def judge(self, step: Step) -> Tensor | None:
-        return None
-
-
 Callback = Callable[[int, Tensor, Tensor], None]  # (move, x, sigma_next): for pictures of trajectories and for tests
 
 
 def sample(
     denoise: Denoise, network: NoiseLevels, sampler: Sampler, seeds: Tensor, shape: tuple[int, ...],
-    labels: Tensor | None = None, on_move: Callback | None = None,
+    labels: Tensor | None = None, on_move: Callback | None = None, guide: Denoise | None = None,
 ) -> Samples:  # fmt: skip
     """Images for seeds.
 
     Args:
         denoise: D(x, sigma, labels), such as a `Denoiser`.
-        network: the noise levels it can be asked.
+        network: the noise levels it can be asked; with a guide, those that both can be (`NoiseLevels.common`).
         sampler: the settings.
         seeds: int64 of shape (N,), on the device of the work. A seed gives the same image in any company.
         shape: of one image, (C, H, W).
         labels: int64 of shape (N,), -1 for none; or None.
         on_move: told after every move.
+        guide: the second network's D, for a guidance that needs one.
 
     Raises:
-        ValueError: the grid has no N distinct steps for this network.
+        ValueError: the grid has no N distinct steps for this network, the stochasticity does not go with them, or a
+            guide is missing.
+        RunFailedError: adaptive steps do not arrive.
     """
+    if sampler.guidance.needs_guide:
+        check_guide(sampler.guidance, guide)
     with torch.no_grad():
         sigmas = grid(sampler.timesteps, network).to(seeds.device)
         count = torch.zeros_like(seeds)
-        flow = Flow(denoise, sampler.schedule, sampler.scaling, sampler.guidance, labels, count)
+        is_analytic = sampler.first_step == "analytic" and len(sigmas) > 2
+        # A little below sigma_0, for schedules return it with a rounding error.
+        analytic_from = float(sigmas[0]) * (1 - 1e-9) if is_analytic else math.inf
+        parts = sampler.schedule, sampler.scaling, sampler.guidance
+        flow = Flow(denoise, *parts, labels, count, analytic_from, guide)
         noise = Noise(seeds, shape)
         sigma_0 = sigmas[:1].expand(len(seeds))
         x = noise.normal(draw(INITIAL, 0))
         x = per_sample(sigma_0 * flow.s(flow.t(sigma_0)), x) * x
-        x = integrate(flow, x, FixedPlan(sigmas, len(seeds)), sampler, noise, network, on_move)
+        x = integrate(flow, x, make_plan(sampler, sigmas, network, len(seeds)), sampler, noise, network, on_move)
         return Samples(x, count)
+
+
+def make_plan(sampler: Sampler, sigmas: Tensor, network: NoiseLevels, num_samples: int) -> Plan:
+    """The plan that a sampler's time grid and stochasticity make.
+
+    Args:
+        sigmas: the grid for this network.
+
+    Raises:
+        ValueError: the stochasticity does not go with the grid or the network.
+    """
+    order = error_order(sampler.solver)
+    if isinstance(sampler.timesteps, AdaptiveSteps) and order is not None:
+        return AdaptivePlan(sampler.timesteps, sigmas, order, sampler.scaling, num_samples)
+    return FixedPlan(sampler.stochasticity.walk(sigmas, network), num_samples)
 
 
 def integrate(
@@ -149,7 +135,8 @@ def integrate(
     while (move := plan.next()) is not None:
         climbing = move.sigma_next > move.sigma
         if bool(climbing.any()):
-            x, memory = _climb(flow, x, move, climbing, memory, noise.normal(draw(RENOISE, index)))
+            epsilon = sampler.stochasticity.S_noise * noise.normal(draw(RENOISE, index))
+            x, memory = _climb(flow, x, move, climbing, memory, epsilon)
             noise = noise.branch(climbing, index + 1)  # on its way down again it must meet other noise
             move = Move(torch.where(climbing, move.sigma_next, move.sigma), move.sigma_next)  # these stay, now
         if not bool(climbing.all()):
@@ -239,14 +226,23 @@ def _keep(kept: Tensor | None, step: Step, x: Tensor, memory: Memory) -> tuple[T
     return torch.where(per_sample(kept, x), step.x, x), kept_memory
 
 
-def count_nfe(sampler: Sampler, network: NoiseLevels) -> int:
-    """Network evaluations a sample costs, counted on one pixel and a network that answers zero.
+def count_nfe(sampler: Sampler, network: NoiseLevels, label: int = -1) -> int | None:
+    """Network evaluations a sample costs, a guide's among them, counted on one pixel and networks that answer zero;
+    None where it varies.
+
+    Args:
+        sampler: the settings.
+        network: the noise levels that the networks can be asked.
+        label: of the sample, -1 for none: it may decide whether there is anything to guide by.
 
     Raises:
-        ValueError: the grid has no N distinct steps for this network.
+        ValueError: the grid has no N distinct steps for this network, or the stochasticity does not go with them.
     """
+    if steps_of(sampler.timesteps) is None:
+        return None
     seeds = torch.zeros(1, dtype=torch.int64)
-    return int(sample(_answer_zero, network, sampler, seeds, (1, 1, 1)).nfe[0])
+    labels, guide = torch.full_like(seeds, label), _answer_zero
+    return int(sample(_answer_zero, network, sampler, seeds, (1, 1, 1), labels, guide=guide).nfe[0])
 
 
 def _answer_zero(x: Tensor, _sigma: Tensor, _labels: Tensor | None) -> Tensor:

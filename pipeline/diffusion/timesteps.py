@@ -7,7 +7,7 @@ for, and their levels rounded to the network's own where it has discrete ones.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from typing import ClassVar, Literal, Protocol
@@ -30,18 +30,47 @@ class NoiseLevels:
     sigma_max: float = math.inf
     round_sigma: Callable[[Tensor], Tensor] = lambda sigma: sigma
 
+    def common(self, guide: "NoiseLevels") -> "NoiseLevels":
+        """What this network and its guide can both take: levels of this one, within the range of either.
+
+        Raises:
+            ValueError: there is no such range.
+        """
+        low = self._level(max(self.sigma_min, guide.sigma_min), self.sigma_max)
+        high = self._level(min(self.sigma_max, guide.sigma_max), self.sigma_min)
+        if not low < high:
+            raise ValueError(
+                f"guide: the network takes noise levels in [{self.sigma_min:.6g}, {self.sigma_max:.6g}], its guide in "
+                f"[{guide.sigma_min:.6g}, {guide.sigma_max:.6g}]: they have no range in common"
+            )
+        return NoiseLevels(low, high, self.round_sigma)
+
+    def _level(self, limit: float, end: float) -> float:
+        """The first level at or beyond a limit, towards an end of the range, by bisection: all we have is rounding."""
+
+        def rounded(sigma: float) -> float:
+            return float(self.round_sigma(torch.tensor([sigma], dtype=torch.float64)))
+
+        def is_short(sigma: float) -> bool:
+            return rounded(sigma) < limit if end > limit else rounded(sigma) > limit
+
+        near, far = limit, end if is_short(limit) else limit
+        while near < (middle := (near + far) / 2) < far or far < middle < near:
+            near, far = (middle, far) if is_short(middle) else (near, middle)
+        return rounded(far)
+
 
 class TimestepsShape(Protocol):
-    @property
-    def num_steps(self) -> int: ...
-
     def levels(self, sigma_min: float, sigma_max: float) -> Tensor:
-        """The N levels before the final zero, decreasing, float64 of shape (N,), within the given limits."""
+        """The N levels before the final zero, decreasing, float64 of shape (N,), within the given limits. All but the
+        adaptive grid have N as `num_steps`."""
         ...
 
 
 def grid(timesteps: "Timesteps", network: NoiseLevels) -> Tensor:
     """sigma_0 ... sigma_N for a network, float64 of shape (N + 1,), the last one 0.
+
+    Of the adaptive grid the levels that are known ahead: where it begins, sigma_min and 0.
 
     Raises:
         ValueError: a level repeats or increases (after rounding to the network's levels), so a step would go nowhere.
@@ -52,7 +81,7 @@ def grid(timesteps: "Timesteps", network: NoiseLevels) -> Tensor:
     if not bool((levels.diff() < 0).all()):
         repeated = int((levels.diff() >= 0).nonzero()[0])
         raise ValueError(
-            f"num_steps: {timesteps.num_steps} steps of the {timesteps.kind} grid are too many for this network: "
+            f"num_steps: {len(levels)} steps of the {timesteps.kind} grid are too many for this network: "
             f"step {repeated} does not lower sigma = {levels[repeated].item():.6g}; use fewer steps"
         )
     return torch.cat([levels, levels.new_zeros(1)])
@@ -73,9 +102,9 @@ def _narrow(sigma_min: float, sigma_max: float, low: float, high: float) -> tupl
     return narrowed
 
 
-def _check(num_steps: int, sigma_min: float, sigma_max: float) -> None:
+def _check(num_steps: int, sigma_min: float, sigma_max: float, key: str = "num_steps") -> None:
     if num_steps < 1:
-        raise ValueError(f"num_steps: must be at least 1 (got {num_steps})")
+        raise ValueError(f"{key}: must be at least 1 (got {num_steps})")
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f"sigma_min: must be positive and less than sigma_max (got {sigma_min} and {sigma_max})")
 
@@ -214,6 +243,22 @@ class IDDPMSteps:
         return u[(_ramp(self.num_steps) * (len(u) - 1) + 0.5).floor().long()]
 
 
+def _check_sigmas(sigmas: tuple[float, ...]) -> None:
+    if not sigmas:
+        raise ValueError("sigmas: must name at least one noise level (got none)")
+    if any(not math.inf > a > b for a, b in pairwise((*sigmas, 0.0))):
+        raise ValueError(f"sigmas: must be positive, finite and decreasing (got {list(sigmas)})")
+
+
+def _listed(sigmas: tuple[float, ...], sigma_min: float, sigma_max: float) -> Tensor:
+    if sigmas[0] > sigma_max or sigmas[-1] < sigma_min:
+        raise ValueError(
+            f"sigmas: {sigmas[0]:.6g} ... {sigmas[-1]:.6g} lie outside what the network supports, "
+            f"[{sigma_min:.6g}, {sigma_max:.6g}]"
+        )
+    return torch.tensor(sigmas, dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class ExplicitSteps:
     """A list of noise levels, largest first, without the final zero."""
@@ -223,23 +268,156 @@ class ExplicitSteps:
     revision: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not self.sigmas:
-            raise ValueError("sigmas: must name at least one noise level (got none)")
-        ends = (*self.sigmas, 0.0)
-        if any(not math.inf > a > b for a, b in pairwise(ends)):
-            raise ValueError(f"sigmas: must be positive, finite and decreasing (got {list(self.sigmas)})")
+        _check_sigmas(self.sigmas)
 
     @property
     def num_steps(self) -> int:
         return len(self.sigmas)
 
     def levels(self, sigma_min: float, sigma_max: float) -> Tensor:
-        if self.sigmas[0] > sigma_max or self.sigmas[-1] < sigma_min:
-            raise ValueError(
-                f"sigmas: {self.sigmas[0]:.6g} ... {self.sigmas[-1]:.6g} lie outside what the network supports, "
-                f"[{sigma_min:.6g}, {sigma_max:.6g}]"
-            )
-        return torch.tensor(self.sigmas, dtype=torch.float64)
+        return _listed(self.sigmas, sigma_min, sigma_max)
 
 
-Timesteps = EDMSteps | VPSteps | VESteps | IDDPMSteps | ExplicitSteps
+@dataclass(frozen=True)
+class OptimizedSteps:
+    """A list of noise levels that was computed for a network; settings read it from a file, by `kind: file`."""
+
+    kind: Literal["optimized"] = "optimized"
+    sigmas: tuple[float, ...] = (80.0, 2.0)
+    source: str = field(default="", metadata={"label": True})  # how it was made, for people: it determines nothing
+    revision: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _check_sigmas(self.sigmas)
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.sigmas)
+
+    def levels(self, sigma_min: float, sigma_max: float) -> Tensor:
+        return _listed(self.sigmas, sigma_min, sigma_max)
+
+
+@dataclass(frozen=True)
+class LogSNRSteps:
+    """ln sigma_i evenly spaced: uniform in log-SNR. The formula is that of `ve`, the default range EDM's."""
+
+    kind: Literal["logsnr"] = "logsnr"
+    num_steps: int = 18
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    revision: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _check(self.num_steps, self.sigma_min, self.sigma_max)
+
+    def levels(self, sigma_min: float, sigma_max: float) -> Tensor:
+        low, high = _narrow(self.sigma_min, self.sigma_max, sigma_min, sigma_max)
+        return high * torch.pow(low / high, _ramp(self.num_steps))
+
+
+_AYS_TABLES = {
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034),
+}
+
+
+@dataclass(frozen=True)
+class AYSSteps:
+    """A published table of ten levels, optimized for one latent network, with ln sigma interpolated to N.
+
+    Sabour, Fidler, Kreis, "Align Your Steps" (arXiv 2404.14507): Stable Diffusion 1.5, XL, and Stable Video Diffusion.
+    With N = 10 it is the table. A network of a narrower range takes the part of the table within it.
+    """
+
+    kind: Literal["ays"] = "ays"
+    num_steps: int = 10
+    table: Literal["sd15", "sdxl", "svd"] = "sd15"
+    revision: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps: must be at least 1 (got {self.num_steps})")
+        if self.table not in _AYS_TABLES:
+            raise ValueError(f"table: must be one of {', '.join(_AYS_TABLES)} (got {self.table})")
+
+    def levels(self, sigma_min: float, sigma_max: float) -> Tensor:
+        table = _AYS_TABLES[self.table]
+        low, high = _narrow(table[-1], table[0], sigma_min, sigma_max)
+        inside = [high, *(level for level in table if low < level < high), low]
+        logs = torch.tensor(inside, dtype=torch.float64).log()
+        place = _ramp(self.num_steps) * (len(inside) - 1)
+        left = place.floor().long().clamp(max=len(inside) - 2)
+        return torch.lerp(logs[left], logs[left + 1], place - left).exp().clamp(low, high)
+
+
+@dataclass(frozen=True)
+class AdaptiveSteps:
+    """Steps that each sample finds for itself, from a solver's own estimate of its error.
+
+    A step is kept if the root mean square of error / (atol + rtol |x|) over the sample's elements is at most 1, x and
+    error without scaling; else it is tried again, shorter. Either way the next step in ln sigma is longer or shorter
+    by the factor that PID control finds (Soederlind 2003, "Digital filters in adaptive time-stepping"), and
+    at sigma_min the last step goes to 0 as on any grid. How many evaluations a sample takes is counted, and
+    varies. Levels between those of a network with discrete ones are asked as they come.
+
+    Args:
+        sigma_min: where the last step, to 0, begins.
+        sigma_max: where all begin.
+        rtol: relative tolerance.
+        atol: absolute tolerance, in the range of the data.
+        pcoeff: proportional coefficient; 0.4, 0.3, 0 is Gustafsson's PI control, 0, 1, 0 the elementary one.
+        icoeff: integral coefficient.
+        dcoeff: derivative coefficient.
+        initial_step: the first one, in ln sigma.
+        safety: the controller aims at this part of the step that would just be kept.
+        factor_min: a step is at least this part of the one before.
+        factor_max: and at most this multiple.
+        max_steps: a sample that takes more, rejected ones among them, stops the run.
+    """
+
+    kind: Literal["adaptive"] = "adaptive"
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rtol: float = 0.01
+    atol: float = 0.01
+    pcoeff: float = 0.4
+    icoeff: float = 0.3
+    dcoeff: float = 0.0
+    initial_step: float = 0.5
+    safety: float = 0.9
+    factor_min: float = 0.2
+    factor_max: float = 2.0
+    max_steps: int = 1000
+    revision: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _check(self.max_steps, self.sigma_min, self.sigma_max, "max_steps")
+        for name in ("rtol", "initial_step", "factor_min", "icoeff"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: must be positive and finite (got {getattr(self, name)})")
+        for name in ("atol", "pcoeff", "dcoeff"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: must be 0 or more, and finite (got {getattr(self, name)})")
+        if not 0 < self.safety < 1:
+            raise ValueError(f"safety: must lie between 0 and 1 (got {self.safety})")
+        if not self.factor_min < self.safety:
+            raise ValueError(f"factor_min: must be less than safety (got {self.factor_min} and {self.safety})")
+        if not 1 < self.factor_max < math.inf:
+            raise ValueError(f"factor_max: must be more than 1 (got {self.factor_max})")
+
+    def levels(self, sigma_min: float, sigma_max: float) -> Tensor:
+        low, high = _narrow(self.sigma_min, self.sigma_max, sigma_min, sigma_max)
+        return torch.tensor([high, low], dtype=torch.float64)
+
+
+FixedTimesteps = (
+    EDMSteps | VPSteps | VESteps | IDDPMSteps | ExplicitSteps | OptimizedSteps | LogSNRSteps | AYSSteps
+)  # the levels are known ahead
+Timesteps = FixedTimesteps | AdaptiveSteps
+
+
+def steps_of(timesteps: Timesteps) -> int | None:
+    """N, or None where every sample finds its own."""
+    return None if isinstance(timesteps, AdaptiveSteps) else timesteps.num_steps

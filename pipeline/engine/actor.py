@@ -40,19 +40,22 @@ class Denoisers:
         self._held: OrderedDict[str, tuple[Denoiser, int]] = OrderedDict()
         self.loads = 0
 
-    def get(self, snapshot: Snapshot, fetch: Fetch) -> Denoiser:
-        """Raises:
-        CheckpointError: the weights are not those of the snapshot, or do not fit its model.
+    def get(self, snapshots: Sequence[Snapshot], fetch: Fetch) -> list[Denoiser]:
+        """The networks of one setting, in their order. They are kept together, whatever the budget.
+
+        Raises:
+            CheckpointError: weights are not those of the snapshot, or do not fit its model.
         """
-        name = snapshot.weights_sha256
-        if name not in self._held:
-            denoiser = self._load(snapshot, fetch(snapshot))
-            self._held[name] = denoiser, sum(p.nbytes for p in denoiser.parameters())
-            self.loads += 1
-        self._held.move_to_end(name)
-        while len(self._held) > 1 and sum(size for _, size in self._held.values()) > self._budget:
+        names = [snapshot.weights_sha256 for snapshot in snapshots]
+        for name, snapshot in zip(names, snapshots, strict=True):
+            if name not in self._held:
+                denoiser = self._load(snapshot, fetch(snapshot))
+                self._held[name] = denoiser, sum(p.nbytes for p in denoiser.parameters())
+                self.loads += 1
+            self._held.move_to_end(name)
+        while len(self._held) > len(set(names)) and sum(size for _, size in self._held.values()) > self._budget:
             self._held.popitem(last=False)
-        return self._held[name][0]
+        return [self._held[name][0] for name in names]
 
     def _load(self, snapshot: Snapshot, weights: bytes) -> Denoiser:
         if sha256(weights) != snapshot.weights_sha256:
@@ -100,13 +103,13 @@ class ChunkWorker:
 
     def seconds(self, setting: Setting, batch_size: int, repeats: int, fetch: Fetch | None = None) -> list[float]:
         """Warm times of one batch of a setting, seconds each, nothing else being done."""
-        denoiser = self._denoisers.get(setting.snapshot, fetch or self._fetch)
+        networks = self._denoisers.get(setting.snapshots, fetch or self._fetch)
         seeds = torch.arange(batch_size)
-        self._warm_up(denoiser, setting, batch_size)
+        self._warm_up(networks, setting, batch_size)
         times = []
         for _ in range(repeats):
             start = time.perf_counter()
-            self._batch(denoiser, setting, seeds)  # its end copies to the CPU, so the device has finished
+            self._batch(networks, setting, seeds)  # its end copies to the CPU, so the device has finished
             times.append(time.perf_counter() - start)
         return times
 
@@ -125,20 +128,25 @@ class ChunkWorker:
 
     def _generated(self, setting: Setting, index: int, fetch: Fetch) -> Chunk:
         execution = self._settings.execution
-        denoiser = self._denoisers.get(setting.snapshot, fetch)
+        networks = self._denoisers.get(setting.snapshots, fetch)
         seeds = torch.arange(execution.chunk_size) + index * execution.chunk_size
-        batches = [self._batch(denoiser, setting, batch) for batch in torch.split(seeds, execution.batch_size)]
+        batches = [self._batch(networks, setting, batch) for batch in torch.split(seeds, execution.batch_size)]
         labels, images, nfe = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
         return Chunk(index, seeds.numpy(), labels, images, nfe)
 
-    def _batch(self, denoiser: Denoiser, setting: Setting, seeds: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _batch(self, networks: Sequence[Denoiser], setting: Setting, seeds: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Labels, images and evaluations of seeds, on the CPU."""
+        denoiser, guide = networks[0], networks[1] if len(networks) > 1 else None
         model, device = setting.snapshot.model, self._settings.device
         labels = setting.labels.of(seeds, model.num_classes)
         with torch.inference_mode():
-            samples = sample(
-                denoiser, denoiser.levels, setting.sampler, seeds.to(device), model.shape, labels.to(device)
-            )
+            try:
+                samples = sample(
+                    denoiser, setting.levels, setting.sampler, seeds.to(device), model.shape, labels.to(device),
+                    guide=guide,
+                )  # fmt: skip
+            except RunFailedError as error:  # adaptive steps that do not arrive
+                raise RunFailedError(f"{setting.name}: {error.where}", error.problem) from error
             images = self._settings.decoder.decode(samples.images)
             self._check_finite(images, setting, seeds)
             return labels, quantize(images).cpu(), samples.nfe.cpu()
@@ -154,14 +162,14 @@ class ChunkWorker:
                 f"{setting.snapshot.title}, precision {self._settings.execution.precision}): its chunk is not kept",
             )
 
-    def _warm_up(self, denoiser: Denoiser, setting: Setting, batch_size: int) -> None:
+    def _warm_up(self, networks: Sequence[Denoiser], setting: Setting, batch_size: int) -> None:
         """The first calls of a network choose kernels, compile and fill caches."""
         device, model = self._settings.device, setting.snapshot.model
         x = torch.zeros(batch_size, *model.shape, dtype=torch.float64, device=device)
         labels = setting.labels.of(torch.arange(batch_size), model.num_classes).to(device)
         sigma = torch.ones(batch_size, dtype=torch.float64, device=device)
         with torch.inference_mode():
-            for _ in range(2):
+            for denoiser in (*networks, *networks):
                 denoiser(x, sigma, labels).sum().item()
 
     def _extractor(self, plan: int, setting: Setting) -> Extractor:
@@ -197,7 +205,7 @@ class Hello:
 
 
 class Actor:
-    """A `ChunkWorker` as a Ray actor. Weights come as a list of one object reference, so that they are fetched only
+    """A `ChunkWorker` as a Ray actor. Weights come as object references by their sha256, so that they are fetched only
     when the worker does not hold the network."""
 
     def __init__(self, settings: WorkerSettings, plans: Sequence[ExtractorPlan]) -> None:
@@ -216,18 +224,18 @@ class Actor:
             raise SettingsError("execution.device", f"{_words(found)} cannot do the work of {_words(expected)}")
         return Hello(os.getpid(), device_name(device))
 
-    def work(self, task: Task, weights: Sequence[Any]) -> Done:
+    def work(self, task: Task, weights: Mapping[str, Any]) -> Done:
         return self._worker.work(task, _fetch(weights))
 
-    def seconds(self, setting: Setting, batch_size: int, repeats: int, weights: Sequence[Any]) -> list[float]:
+    def seconds(self, setting: Setting, batch_size: int, repeats: int, weights: Mapping[str, Any]) -> list[float]:
         return self._worker.seconds(setting, batch_size, repeats, _fetch(weights))
 
 
-def _fetch(weights: Sequence[Any]) -> Fetch | None:
+def _fetch(weights: Mapping[str, Any]) -> Fetch | None:
     """Without weights, the worker reads them from the store itself."""
     import ray
 
-    return (lambda _: bytes(ray.get(weights[0]))) if weights else None
+    return (lambda snapshot: bytes(ray.get(weights[snapshot.weights_sha256]))) if weights else None
 
 
 def _words(device: Mapping[str, str]) -> str:

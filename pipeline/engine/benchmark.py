@@ -12,7 +12,9 @@ from pipeline.config.settings import TimingSettings
 from pipeline.data.pictures import comparison_picture, image_grid
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
+from pipeline.diffusion.guidance import Guidance, Unguided
 from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.timesteps import steps_of
 from pipeline.digests import digest
 from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
 from pipeline.engine.generation import PointResult, Seeds, generate
@@ -23,7 +25,7 @@ from pipeline.engine.timing import Timing, time_points
 from pipeline.engine.work import Actors, Point
 from pipeline.errors import SettingsError
 from pipeline.reporting import Reporter, Run
-from pipeline.training.snapshot import find_snapshot
+from pipeline.training.snapshot import Snapshot, find_snapshot
 
 GRID_COLUMNS = 8  # of the picture of one setting
 FID = "FID"  # what the distance of the published protocol is called
@@ -157,7 +159,7 @@ class _Teller:
         tags = {
             "kind": "sampler",
             "benchmark": self.name,
-            "checkpoint": result.snapshot.title,
+            **checkpoint_tags(result),
             "protocol": protocol.label(),
             "protocol_digest": protocol.digest,
             "samples": result.samples_digest,
@@ -184,7 +186,7 @@ class _Teller:
             name=result.point.name,
             checkpoint=result.snapshot.title,
             solver=solver_title(result.point.sampler),
-            num_steps=result.point.sampler.timesteps.num_steps,
+            num_steps=steps_of(result.point.sampler.timesteps),
             nfe=result.nfe,
             distance=first.distance,
             distances={name: evaluation.distance for name, evaluation in found.items()},
@@ -194,6 +196,7 @@ class _Teller:
             pareto=on_front,
             samples_digest=result.samples_digest,
             protocol=first.protocol.label(),
+            guide="" if result.guide is None else result.guide.title,
         )
 
 
@@ -216,24 +219,41 @@ def solver_title(sampler: Sampler) -> str:
     """The solver, and what beside it is not as in the EDM column of Table 1: `heun`, `heun + churn`, `euler + vp`."""
     plain = Sampler()
     beside = [
+        (_guidance_title(sampler.guidance), _guidance_title(plain.guidance)),
         (sampler.stochasticity.kind, plain.stochasticity.kind),
         (sampler.schedule.kind, plain.schedule.kind),
         (f"{sampler.timesteps.kind} grid", f"{plain.timesteps.kind} grid"),
+        (f"{sampler.first_step} first step", f"{plain.first_step} first step"),
     ]
     return " + ".join([sampler.solver.kind, *(kind for kind, usual in beside if kind != usual)])
+
+
+def _guidance_title(guidance: Guidance) -> str:
+    return guidance.kind if isinstance(guidance, Unguided) else f"{guidance.kind} {guidance.weight:g}"
 
 
 def _accuracy(found: Sequence[Evaluation]) -> float | None:
     return next((evaluation.accuracy for evaluation in found if evaluation.accuracy is not None), None)
 
 
+def checkpoint_tags(result: PointResult) -> dict[str, str]:
+    """Whose weights the images are made with."""
+    guide = {} if result.guide is None else {"guide": result.guide.title}
+    return {"checkpoint": result.snapshot.title, **guide}
+
+
 def point_params(result: PointResult, seeds: Seeds, execution: Execution) -> dict[str, Any]:
     """What a person may want to sort by; nested, flattened by the tracker."""
-    snapshot = result.snapshot
+    guide = {} if result.guide is None else {"guide": _weights_params(result.guide)}
     return {
-        "checkpoint": {"training": snapshot.training, "at": snapshot.num_images, "weights": snapshot.weights},
+        "checkpoint": _weights_params(result.snapshot),
+        **guide,
         "sampler": asdict(result.point.sampler),
         "labels": asdict(result.point.labels),
         "seeds": asdict(seeds),
         "execution": asdict(execution),
     }
+
+
+def _weights_params(snapshot: Snapshot) -> dict[str, Any]:
+    return {"training": snapshot.training, "at": snapshot.num_images, "weights": snapshot.weights}

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pipeline.engine.actor import Actor, ChunkWorker
 from pipeline.engine.devices import fixed_arithmetic
 from pipeline.engine.session import Resources
-from pipeline.engine.work import Actors, Done, ExtractorPlan, Task, WorkerSettings
+from pipeline.engine.work import Actors, Done, ExtractorPlan, Task, WorkerSettings, weights_names
 from pipeline.errors import RunFailedError, SettingsError, SigmasweepError
 from pipeline.training.snapshot import Snapshot, read_weights
 
@@ -132,7 +132,8 @@ class RayFleet:
 
     def submit(self, worker: int, task: Task) -> None:
         try:
-            weights = [self._weights_of(task.setting.snapshot)] if task.generate else []
+            needed = task.setting.snapshots if task.generate else ()
+            weights = {snapshot.weights_sha256: self._weights_of(snapshot) for snapshot in needed}
         except SigmasweepError as error:
             self._events.append(Raised(worker, task, error))
             return
@@ -155,7 +156,8 @@ class RayFleet:
         return events
 
     def forget(self, checkpoint: str) -> None:
-        self._weights.pop(checkpoint, None)
+        for name in weights_names(checkpoint):  # what another pair of networks needs too is read again
+            self._weights.pop(name, None)
 
     def close(self) -> None:
         """Ends all actors."""

@@ -16,13 +16,14 @@ from pipeline.data.store import Store
 from pipeline.diffusion.timesteps import grid
 from pipeline.engine.driver import drive
 from pipeline.engine.fleet import Fleet, local_fleet, num_actors, ray_fleet
+from pipeline.engine.guides import check_guidance
 from pipeline.engine.placement import Placement, place
 from pipeline.engine.policy import Limits, Policy
 from pipeline.engine.run import OnPoint, PointResult, Run, say
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, Done, ExtractorPlan, Point, Seeds, Setting, Task, WorkerSettings, key_of
 from pipeline.errors import CheckpointError, SettingsError
-from pipeline.training.snapshot import find_snapshot, read_weights
+from pipeline.training.snapshot import CheckpointRef, Snapshot, find_snapshot, read_weights
 
 __all__ = ["Actors", "ExtractorPlan", "Point", "PointResult", "Seeds", "find_settings", "generate"]
 
@@ -68,41 +69,56 @@ def find_settings(
     """The settings of points, each found and valid. Nothing is written.
 
     Raises:
-        UserError: a checkpoint is not there, or a point's sampler or labels do not go with its network.
+        UserError: a checkpoint is not there, or a point's sampler, labels or guide do not go with its network.
     """
     return [_setting(store, point, execution, placement, namespace) for point in points]
 
 
 def _setting(store: Store, point: Point, execution: Execution, placement: Placement, namespace: str) -> Setting:
+    snapshot = _snapshot(store, point, point.checkpoint)
+    with _told_of(f"{point.name}: labels"):
+        labels = point.labels.of(torch.zeros(1, dtype=torch.int64), snapshot.model.num_classes)
+    guide = None if point.guide is None else _snapshot(store, point, point.guide)
+    check_guidance(point, snapshot, guide, is_labelled=bool(labels[0] >= 0))
+    key = key_of(snapshot, point.sampler, point.labels, execution, placement.family, namespace, guide)
+    setting = Setting(point.name, snapshot, point.sampler, point.labels, key, guide)
+    with _told_of(f"{point.name}: sampler.timesteps"):
+        sigmas = grid(point.sampler.timesteps, setting.levels)
+    with _told_of(f"{point.name}: sampler.stochasticity"):
+        point.sampler.stochasticity.walk(sigmas, setting.levels)
+    return setting
+
+
+def _snapshot(store: Store, point: Point, ref: CheckpointRef) -> Snapshot:
     try:
-        snapshot = find_snapshot(store, point.checkpoint)
+        return find_snapshot(store, ref)
     except CheckpointError as error:
         raise CheckpointError(f"{point.name}: {error.where}", error.problem) from error
-    model = snapshot.model
+
+
+@contextmanager
+def _told_of(where: str) -> Iterator[None]:
+    """A part's complaint as the user's."""
     try:
-        grid(point.sampler.timesteps, model.preconditioning.levels())
+        yield
     except ValueError as error:
-        raise SettingsError(f"{point.name}: sampler.timesteps", str(error)) from error
-    try:
-        point.labels.of(torch.zeros(1, dtype=torch.int64), model.num_classes)
-    except ValueError as error:
-        raise SettingsError(f"{point.name}: labels", str(error)) from error
-    key = key_of(snapshot, point.sampler, point.labels, execution, placement.family, namespace)
-    return Setting(point.name, snapshot, point.sampler, point.labels, key)
+        raise SettingsError(where, str(error)) from error
 
 
 def _check_weights(store: Store, tasks: Sequence[Task]) -> None:
     """Reads the weights that will be needed once, so that a damaged checkpoint is found before work is begun."""
-    needed = {task.checkpoint: task.setting for task in tasks if task.generate}
-    for setting in needed.values():
-        read_weights(store, setting.snapshot)
+    settings = {task.setting: None for task in tasks if task.generate}
+    needed = {snapshot.weights_sha256: snapshot for setting in settings for snapshot in setting.snapshots}
+    for snapshot in needed.values():
+        read_weights(store, snapshot)
 
 
 def _compute(
     run: Run, work: WorkerSettings, extractors: Sequence[ExtractorPlan], actors: Actors, progress: bool
 ) -> None:
     for setting in {task.setting: None for task in run.tasks}:
-        commit_setting(work.store, setting.key, name=setting.name, checkpoint=setting.snapshot.title)
+        guide = {} if setting.guide is None else {"guide": setting.guide.title}
+        commit_setting(work.store, setting.key, name=setting.name, checkpoint=setting.snapshot.title, **guide)
     size = work.execution.chunk_size
     limits = Limits(raises=actors.max_task_retries + 1, deaths=actors.max_restarts + 1)
     with (

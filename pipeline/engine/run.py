@@ -25,6 +25,7 @@ class PointResult:
         nfe: evaluations of the network an image, counted, the mean over the seeds asked for.
         generated: images computed by this run, in whole chunks.
         reused: images of the chunks asked for that were there before.
+        guide: the weights of the second network, where there is one.
     """
 
     point: Point
@@ -34,6 +35,7 @@ class PointResult:
     nfe: float
     generated: int
     reused: int
+    guide: Snapshot | None = None
 
 
 def say(line: str) -> None:
@@ -133,4 +135,6 @@ class Run:
     def _result(self, point: Point, setting: Setting, progress: Progress, generated: int) -> PointResult:
         size = int(setting.key["execution"]["chunk_size"])
         reused = len(progress.parts) * size - generated
-        return PointResult(point, setting.snapshot, setting.digest, size, progress.nfe, generated, reused)
+        return PointResult(
+            point, setting.snapshot, setting.digest, size, progress.nfe, generated, reused, setting.guide
+        )

@@ -48,21 +48,24 @@ def snapshot_refs(store: Store, training: str) -> list[CheckpointRef]:
 
 def evaluate_snapshots(
     store: Store, refs: Sequence[CheckpointRef], sampler: Sampler, labels: Labels, seeds: Seeds, measure: Measure,
-    execution: Execution, actors: Actors, progress: bool = True,
+    execution: Execution, actors: Actors, progress: bool = True, guide: CheckpointRef | None = None,
 ) -> list[tuple[CheckpointRef, Evaluation]]:  # fmt: skip
     """Samples every snapshot in the same way and evaluates it; in the order of the refs."""
-    points = [Point(f"{ref.training}@{ref.at}/{ref.ema or 'default'}", ref, sampler, labels) for ref in refs]
+    points = [Point(f"{ref.training}@{ref.at}/{ref.ema or 'default'}", ref, sampler, labels, guide) for ref in refs]
     results = generate(store, points, seeds, execution, actors, [measure.plan], progress=progress)
     return list(zip(refs, evaluate(store, results, seeds, measure.plan, measure.reference), strict=True))
 
 
 def best_snapshot(
     store: Store, training: str, sampler: Sampler, labels: Labels, select: Seeds, report: Seeds, measure: Measure,
-    execution: Execution, actors: Actors, progress: bool = True,
+    execution: Execution, actors: Actors, progress: bool = True, guide: CheckpointRef | None = None,
 ) -> Selection:  # fmt: skip
     """Chooses the snapshot and EMA of least distance on the seeds `select`, and evaluates it on the seeds `report`.
 
     The least of many distances is too small a number for the one it belongs to, so other images are reported.
+
+    Args:
+        guide: of all of them, where the sampler's guidance needs one.
 
     Raises:
         SettingsError: the two ranges of seeds have a seed in common.
@@ -70,11 +73,13 @@ def best_snapshot(
     """
     check_disjoint(select, report)
     refs = snapshot_refs(store, training)
-    found = evaluate_snapshots(store, refs, sampler, labels, select, measure, execution, actors, progress)
+    found = evaluate_snapshots(store, refs, sampler, labels, select, measure, execution, actors, progress, guide)
     order = ranked([evaluation for _, evaluation in found])
     candidates = sorted(found, key=lambda pair: order.index(pair[1]))
     best = candidates[0][0]
-    [(_, reported)] = evaluate_snapshots(store, [best], sampler, labels, report, measure, execution, actors, progress)
+    [(_, reported)] = evaluate_snapshots(
+        store, [best], sampler, labels, report, measure, execution, actors, progress, guide
+    )
     return Selection(best, tuple(candidates), reported)
 
 

@@ -20,7 +20,7 @@ class Row:
         name: of the setting.
         checkpoint: whose weights.
         solver: its kind, and what is unusual beside it; a line in a figure.
-        num_steps: of the time grid.
+        num_steps: of the time grid; None where every sample finds its own.
         nfe: network evaluations an image, counted, mean over the images.
         distance: the first of `distances`, by which rows are ranked.
         distances: by the name of the extractor.
@@ -30,12 +30,13 @@ class Row:
         pareto: nothing else has both a distance and an NFE that are as good, and one that is better.
         samples_digest: where the images lie.
         protocol: how `distance` was measured, in one line.
+        guide: whose weights guide it, or an empty text.
     """
 
     name: str
     checkpoint: str
     solver: str
-    num_steps: int
+    num_steps: int | None
     nfe: float
     distance: float
     distances: Mapping[str, float]
@@ -45,6 +46,7 @@ class Row:
     pareto: bool
     samples_digest: str
     protocol: str
+    guide: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def benchmark_table(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
     columns = [Column("setting", tuple(row.name for row in rows), is_text=True)]
     if len({row.checkpoint for row in rows}) > 1:
         columns.append(Column("checkpoint", tuple(row.checkpoint for row in rows), is_text=True))
+    if len({row.guide for row in rows} - {""}) > 1:
+        columns.append(Column("guide", tuple(row.guide or ABSENT for row in rows), is_text=True))
     columns.append(Column("NFE", tuple(f"{row.nfe:g}" for row in rows)))
     for name, title in titles.items():
         columns.append(Column(title, tuple(_distance(row, name) for row in rows)))

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
-from pipeline.diffusion.sampling import count_nfe
 from pipeline.digests import digest
 from pipeline.engine.actor import Actor, ChunkWorker, Hello
 from pipeline.engine.devices import device_name, fixed_arithmetic
@@ -91,15 +90,16 @@ def _measure(store: Store, setting: Setting, watch: Stopwatch, batch_size: int, 
     threads = int(setting.key["execution"]["threads"])
     timing = Timing(1000 * median(seconds) / batch_size, tuple(seconds), batch_size, threads, watch.device)
     about = _about(setting, batch_size, repeats, watch.device)
-    nfe = count_nfe(setting.sampler, setting.snapshot.model.preconditioning.levels())
-    meta = {"about": about, "name": setting.name, "timing": asdict(timing), "nfe": nfe}
+    nfe = setting.count_nfe()
+    meta = {"about": about, "name": setting.name, "timing": asdict(timing)} | ({} if nfe is None else {"nfe": nfe})
     store.commit(f"{ROOT}/{digest(about)}", {}, meta)
     return timing
 
 
 def seconds_per_evaluation(store: Store, setting: Setting) -> float | None:
-    """What one evaluation of the network takes for one image, by the timings of this network in the same execution on
-    the same family of devices; the median, or None where nothing like it was timed yet."""
+    """What one evaluation of the network takes for one image, by the timings of this network (and this guide, the mean
+    of both) in the same execution on the same family of devices; the median, or None where nothing like it was timed
+    yet."""
     found = []
     for key in store.committed(ROOT):
         try:
@@ -112,8 +112,8 @@ def seconds_per_evaluation(store: Store, setting: Setting) -> float | None:
 
 
 def _alike(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    same_model = one["networks"]["main"]["model"] == two["networks"]["main"]["model"]
-    return same_model and all(one[field] == two[field] for field in ("execution", "device"))
+    models = [{name: network["model"] for name, network in key["networks"].items()} for key in (one, two)]
+    return models[0] == models[1] and all(one[field] == two[field] for field in ("execution", "device"))
 
 
 def _about(setting: Setting, batch_size: int, repeats: int, device: str) -> dict[str, Any]:
@@ -165,7 +165,9 @@ class _There:
     def seconds(self, setting: Setting, batch_size: int, repeats: int) -> list[float]:
         import ray
 
-        weights = [ray.put(read_weights(self._store, setting.snapshot))]
+        weights = {
+            snapshot.weights_sha256: ray.put(read_weights(self._store, snapshot)) for snapshot in setting.snapshots
+        }
         found: list[float] = self._get(self.actor.seconds.remote(setting, batch_size, repeats, weights))
         return found
 

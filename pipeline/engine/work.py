@@ -6,29 +6,35 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.data.chunk_file import ImageFormat
-from pipeline.data.samples import Execution, samples_key
+from pipeline.data.samples import Execution, Network, samples_key
 from pipeline.data.store import Store
 from pipeline.diffusion.decoding import Decoder, PixelDecoder
 from pipeline.diffusion.labels import Labels
-from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.sampling import Sampler, count_nfe
+from pipeline.diffusion.timesteps import NoiseLevels
 from pipeline.digests import digest
 from pipeline.engine.devices import Device, torch_minor
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import Classifier, Extractor, ExtractorSettings, ImageShape
 from pipeline.training.snapshot import CheckpointRef, Snapshot
 
+_AND = "+"  # between the names of a task's networks
+
 
 @dataclass(frozen=True)
 class Point:
-    """One setting on one checkpoint; `name` is for people and determines nothing."""
+    """One setting on one checkpoint, with a guide where its guidance needs one; `name` is for people and determines
+    nothing."""
 
     name: str
     checkpoint: CheckpointRef
     sampler: Sampler
     labels: Labels
+    guide: CheckpointRef | None = None
 
 
 @dataclass(frozen=True)
@@ -124,10 +130,31 @@ class Setting:
     sampler: Sampler
     labels: Labels
     key: Mapping[str, Any]
+    guide: Snapshot | None = None
 
     @cached_property
     def digest(self) -> str:
         return digest(self.key)
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """Of the networks that it asks: its own, then the guide."""
+        return (self.snapshot,) if self.guide is None else (self.snapshot, self.guide)
+
+    @property
+    def levels(self) -> NoiseLevels:
+        """The noise levels that its networks can be asked.
+
+        Raises:
+            ValueError: the network and its guide have none in common.
+        """
+        levels = self.snapshot.model.preconditioning.levels()
+        return levels if self.guide is None else levels.common(self.guide.model.preconditioning.levels())
+
+    def count_nfe(self) -> int | None:
+        """Network evaluations an image costs, the guide's among them; None where it varies."""
+        label = int(self.labels.of(torch.zeros(1, dtype=torch.int64), self.snapshot.model.num_classes)[0])
+        return count_nfe(self.sampler, self.levels, label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +175,8 @@ class Task:
 
     @property
     def checkpoint(self) -> str:
-        return self.setting.snapshot.weights_sha256
+        """Names the networks to load; see `weights_names`."""
+        return _AND.join(snapshot.weights_sha256 for snapshot in self.setting.snapshots)
 
     def __str__(self) -> str:
         return f"chunk {self.index} of {self.setting.name}"
@@ -167,11 +195,18 @@ class Done:
     damaged: str = ""
 
 
+def weights_names(checkpoint: str) -> list[str]:
+    """The sha256 of each network's weights, of a task's `checkpoint`."""
+    return checkpoint.split(_AND)
+
+
 def key_of(
     snapshot: Snapshot, sampler: Sampler, labels: Labels, execution: Execution, device: Mapping[str, str],
-    namespace: str = "",
+    namespace: str = "", guide: Snapshot | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The key of a setting's samples on a device family."""
+    second = None if guide is None else Network(guide.weights_sha256, guide.model)
     return samples_key(
-        snapshot.weights_sha256, snapshot.model, sampler, labels, execution, device, torch_minor(), namespace
-    )
+        snapshot.weights_sha256, snapshot.model, sampler, labels, execution, device, torch_minor(), namespace,
+        guide=second,
+    )  # fmt: skip

@@ -40,6 +40,7 @@ CHANGED_PARAMS = "sigmasweep.changed_params"  # JSON: the newest values of param
 KIND = "kind"  # training, or sampler
 BENCHMARK = "benchmark"
 CHECKPOINT = "checkpoint"
+GUIDE = "guide"  # the checkpoint of the second network, where guidance asks one
 PROTOCOL = "protocol"
 DATASET = "dataset"
 EXTRACTOR = "extractor"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.order import image_index
-from pipeline.diffusion.seeds import DROPOUT, TRAINING, TRAINING_NOISE, draw, normal, uniform
+from pipeline.diffusion.seeds import DROPOUT, LABEL_DROPOUT, TRAINING, TRAINING_NOISE, draw, normal, uniform
 from pipeline.training.augmentation import draw_augmentation
 from pipeline.training.settings import TrainingSettings
 
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     n: Tensor  # noise of unit variance, float32 of y's shape
     u: Tensor  # quantiles of the noise levels, float64 of shape (N,)
     sigma: Tensor  # noise levels, float64 of shape (N,)
-    labels: Tensor | None  # int64 of shape (N,), or None for data without classes
+    labels: Tensor | None  # int64 of shape (N,), -1 where it was dropped; or None for data without classes
     augment: Tensor | None = None  # what was done to the images, for the network, float32 of shape (N, 9)
 
 
@@ -34,7 +34,7 @@ class Batches:
 
     Args:
         dataset: the images.
-        settings: of the training: its seed, noise distribution, strata, flips and augmentation.
+        settings: of the training: its seed, noise distribution, strata, flips, augmentation and label dropout.
         device: where the batches go; their noise is made there.
     """
 
@@ -60,6 +60,9 @@ class Batches:
         if self._settings.augment:
             augmentation = draw_augmentation(self._settings.seed, position, self._settings.augment)
             y, augment = augmentation.apply(y), augmentation.condition
+        if self._settings.label_dropout and labels is not None:
+            dropped = uniform(key, draw(LABEL_DROPOUT, 0) + position)[:, 0] < self._settings.label_dropout
+            labels = labels.masked_fill(dropped, -1)
         n = normal(key, draw(TRAINING_NOISE, 0) + position, y.shape[1:]).to(torch.float32)
         u = self._stratify(position, u)
         return Batch(start, y, n, u, self._settings.noise.sigma(u), labels, augment)

@@ -32,7 +32,8 @@ class TrainingJob:
         tags: of its run.
 
     Raises:
-        SettingsError: it would see more than 2^32 images, or augments them without telling the network.
+        SettingsError: it would see more than 2^32 images, drop labels that the data set does not have, or augment
+            images without telling the network.
     """
 
     name: str
@@ -49,7 +50,12 @@ class TrainingJob:
                 "training.duration_kimg",
                 f"must be at most {_MOST_IMAGES / 1000:,.0f} (got {self.settings.duration_kimg:g})",
             )
-
+        if self.settings.label_dropout and not self.model.num_classes:
+            raise SettingsError(
+                "training.label_dropout",
+                f"must be 0, as the images of {self.dataset.info.name} have no labels to drop "
+                f"(got {self.settings.label_dropout:g})",
+            )
         told = getattr(self.model.network, "augment_dim", 0)
         if self.settings.augment and told != NUM_CONDITIONS:
             raise SettingsError(

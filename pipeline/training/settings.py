@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.diffusion.noise import EDMWeighting, LogNormal, TrainingNoise, Weighting
 from pipeline.diffusion.preconditioning import EDMPreconditioning, Preconditioning
+from pipeline.digests import SINCE
 from pipeline.networks import DDPMpp, Network
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -78,6 +79,8 @@ class TrainingSettings(Frozen):
     often it is saved and where it runs is not, so a training can be prolonged.
 
     Args:
+        label_dropout: the share of images that are shown without their label, so that the network learns to do without
+            one too; classifier-free guidance needs it.
         batch_size: images a step, over all workers.
         microbatch: images a worker takes at once; the rest of its share is accumulated. Empty: all at once.
         duration_kimg: thousands of images to train on.
@@ -100,8 +103,9 @@ class TrainingSettings(Frozen):
     batch_size: int = Field(default=512, gt=0)
     microbatch: int | None = Field(default=None, gt=0)
     x_flip: bool = False
-    augment: float = Field(default=0.0, ge=0, le=1, json_schema_extra={"since": 2})
-    stratified: bool = Field(default=False, json_schema_extra={"since": 2})
+    label_dropout: float = Field(default=0.0, ge=0, le=1, json_schema_extra={SINCE: 2})
+    augment: float = Field(default=0.0, ge=0, le=1, json_schema_extra={SINCE: 2})
+    stratified: bool = Field(default=False, json_schema_extra={SINCE: 2})
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Precision = "fp32"
     channels_last: bool = True

@@ -1,21 +1,25 @@
 """Settings files: strict YAML, `--set`, and one sentence for each mistake."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import pytest
 from pydantic import Field
 
 from pipeline.config.load import load, parse_yaml, set_key
-from pipeline.diffusion.solvers import Heun, Solver
+from pipeline.config.unions import NestedKinds
+from pipeline.diffusion.randomness import Window, Zero
+from pipeline.diffusion.solvers import ExponentialSDE, Heun, Solver
 from pipeline.diffusion.timesteps import EDMSteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.training.settings import Frozen
 
+SOLVERS = [solver.kind for solver in get_args(Solver)]
+
 
 class Inner(Frozen):
     timesteps: Annotated[Timesteps, Field(discriminator="kind")] = EDMSteps()
-    solver: Annotated[Solver, Field(discriminator="kind")] = Heun()
+    solver: Annotated[Solver, Field(discriminator="kind"), NestedKinds()] = Heun()
     solvers: list[Annotated[Solver, Field(discriminator="kind")]] = Field(default_factory=list)
 
 
@@ -52,6 +56,15 @@ def test_a_file_and_overrides_make_settings(tmp_path: Path) -> None:
     assert settings.inner.timesteps == EDMSteps(num_steps=5, rho=3.0)
 
 
+def test_a_part_within_a_part_is_set_and_replaced_whole(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "needed: x\ninner:\n  solver: {kind: exponential_sde, beta: {kind: window, sigma_hi: 3}}\n"
+    )
+    assert load(Outer, path).inner.solver == ExponentialSDE(beta=Window(sigma_hi=3.0))
+    assert load(Outer, path, ["inner.solver.beta.factor=2"]).inner.solver.beta == Window(factor=2.0, sigma_hi=3.0)
+    assert load(Outer, path, ["inner.solver.beta={kind: zero}"]).inner.solver.beta == Zero()
+
+
 def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_PLACE", "/data")
     assert load(Outer, written(tmp_path, "needed: ${SOME_PLACE}/x.gz")).needed == "/data/x.gz"
@@ -67,7 +80,7 @@ def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest
         ("needed: x\nsteps: many", "job.yaml: steps: input should be a valid integer, unable to parse string as an "
                                    "integer (got 'many')"),
         ("needed: x\ninner: {solver: {kind: huen}}", "job.yaml: inner.solver: unknown kind 'huen'; did you mean "
-                                                     "'heun'?; known are euler, heun, midpoint, ralston, alpha"),
+                                                     f"'heun'?; known are {', '.join(SOLVERS)}"),
         ("needed: x\ninner: {solver: {alpha: 1}}", "job.yaml: inner.solver: needs a `kind` (got {'alpha': 1})"),
         ("needed: x\ninner: {solver: {kind: alpha, alpha: 2}}", "job.yaml: inner.solver.alpha: must be above 0 and at "
                                                                 "most 1 (got 2.0)"),
@@ -80,6 +93,16 @@ def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest
                                                                       "80.0)"),
         ("needed: x\ninner: {timesteps: {kind: edm, num_steps: 0}}", "job.yaml: inner.timesteps.num_steps: must be at "
                                                                      "least 1 (got 0)"),
+        ("needed: x\ninner: {solver: {kind: er_sde, beta: {kind: windw}}}", "job.yaml: inner.solver.beta: unknown kind "
+            "'windw'; did you mean 'window'?; known are song, zero, constant, window, er_sde_5"),
+        ("needed: x\ninner: {solver: {kind: er_sde, beta: {factor: 2}}}", "job.yaml: inner.solver.beta: needs a `kind` "
+            "(got {'factor': 2})"),
+        ("needed: x\ninner: {solver: {kind: er_sde, beta: {kind: constant, factr: 2}}}", "job.yaml: "
+            "inner.solver.beta.factr: unknown key; did you mean 'factor'?"),
+        ("needed: x\ninner: {solver: {kind: er_sde, beta: {kind: constant, factor: -2}}}", "job.yaml: "
+            "inner.solver.beta.factor: must be 0 or more (got -2.0)"),
+        ("needed: x\ninner: {solver: {kind: er_sde, beta: 2}}", "job.yaml: inner.solver.beta: input should be a valid "
+            "dictionary or object to extract fields from (got 2)"),
         ("needed: ${NO_SUCH_VARIABLE}", "job.yaml: needed: the environment variable NO_SUCH_VARIABLE is not set (in "
                                         "'${NO_SUCH_VARIABLE}'); set it first"),
         ("[1, 2]", "job.yaml: must hold keys and values (got a list)"),

@@ -18,9 +18,9 @@ from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.schedules import VP, VPScaling
 from pipeline.diffusion.seeds import INITIAL, Noise, draw
-from pipeline.diffusion.timesteps import EDMSteps, NoiseLevels, grid
+from pipeline.diffusion.timesteps import EDMSteps, NoiseLevels, grid, steps_of
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.parts import UNIONS, defaults
+from tests.diffusion.parts import EMBEDDED, UNIONS, defaults
 
 PATH = Path(__file__).with_name("goldens.json")
 SIGMAS = torch.tensor([0.01, 0.5, 3.0, 70.0], dtype=torch.float64)
@@ -61,6 +61,14 @@ def _schedule(part: Any) -> Tensor:
     return torch.cat([t, part.sigma(t), part.sigma_dot(t)])
 
 
+def _timesteps(part: Any) -> Tensor:
+    if steps_of(part) is not None:
+        return grid(part, NoiseLevels())
+    samplers = [Sampler(timesteps=part, solver=solver) for solver in EMBEDDED]
+    samples = [sample(MIXTURE.denoise, NoiseLevels(), sampler, SEEDS, (1, 1, 2)) for sampler in samplers]
+    return torch.cat([item.flatten().double() for pair in samples for item in pair])
+
+
 def _preconditioning(part: Any) -> Tensor:
     denoised = Denoiser(_Sine(), part, 0.4)(SIGMAS.reshape(4, 1, 1, 1), SIGMAS).flatten()
     levels = part.levels()
@@ -69,8 +77,15 @@ def _preconditioning(part: Any) -> Tensor:
 
 
 def _guidance(part: Any) -> Tensor:
-    guided = part.denoise(MIXTURE.denoise, SIGMAS.reshape(4, 1, 1, 1), SIGMAS, None)
+    x, labels = SIGMAS.reshape(4, 1, 1, 1), torch.tensor([3, 0, 1, 2])
+    guided = part.denoise(_labelled, x, SIGMAS, labels, Mixture(std=0.8).denoise)
     return torch.cat([guided.denoised.flatten(), guided.evaluations.double()])
+
+
+def _labelled(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    """Without a label, the data is wider."""
+    column = labels.reshape(4, 1, 1, 1)
+    return torch.where(column < 0, Mixture(std=0.7).denoise(x, sigma), MIXTURE.denoise(x, sigma))
 
 
 def _sampler() -> Tensor:
@@ -84,11 +99,12 @@ def _sampler() -> Tensor:
 _COMPUTE: dict[str, Any] = {
     "Schedule": _schedule,
     "Scaling": lambda part: torch.cat([part.s(SIGMAS), part.ds_dsigma(SIGMAS)]),
-    "Timesteps": lambda part: grid(part, NoiseLevels()),
+    "Timesteps": _timesteps,
     "Preconditioning": _preconditioning,
     "TrainingNoise": lambda part: part.sigma(U),
     "Weighting": lambda part: part.weight(SIGMAS, 0.4),
     "Solver": lambda part: _images(solver=part),
+    "Beta": lambda part: part.decay(SIGMAS, SIGMAS / 2),
     "Stochasticity": lambda part: _images(stochasticity=part),
     "Guidance": _guidance,
     "Labels": lambda part: part.of(SEEDS, 10),

@@ -1,6 +1,7 @@
 """The loop: counting, one step, independence of the batch, labels, marginals."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from pipeline.diffusion.preconditioning import Denoiser, EDMPreconditioning, IDD
 from pipeline.diffusion.sampling import Sampler, count_nfe, sample
 from pipeline.diffusion.schedules import VP, Linear, Unscaled, VPScaling
 from pipeline.diffusion.seeds import INITIAL, draw, normal
-from pipeline.diffusion.solvers import Euler, Heun
+from pipeline.diffusion.solvers import BogackiShampine, Euler, Heun
 from pipeline.diffusion.stochasticity import Churn
-from pipeline.diffusion.timesteps import EDMSteps, ExplicitSteps, NoiseLevels, grid
+from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, ExplicitSteps, NoiseLevels, grid
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.parts import SCALINGS, SCHEDULES, SOLVERS, STOCHASTICITIES, TIMESTEPS, name
+from tests.diffusion.parts import EMBEDDED, SCALINGS, SCHEDULES, SOLVERS, STOCHASTICITIES, TIMESTEPS, name
 
 MIXTURE = Mixture(std=0.5)
 ANY = NoiseLevels()
@@ -51,6 +52,13 @@ def test_the_count_is_what_the_network_was_asked(solver, num_steps, churn):
     assert count_nfe(sampler, ANY) == denoise.calls
     if solver.kind in EVALUATIONS:
         assert denoise.calls == EVALUATIONS[solver.kind] * (num_steps - 1) + 1, "Euler N, the others 2 N - 1"
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=name)
+def test_a_solver_spends_what_it_states_from_1_to_20_steps(solver):
+    for num_steps in range(1, 21):
+        nfe = count_nfe(Sampler(timesteps=EDMSteps(num_steps=num_steps), solver=solver), ANY)
+        assert nfe == solver.evaluations * (num_steps - 1) + 1
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=name)
@@ -107,11 +115,15 @@ VARIANTS = [
     *[{"solver": solver, "schedule": VP(), "scaling": VPScaling()} for solver in SOLVERS],
     *[{"stochasticity": part, "schedule": VP(), "scaling": VPScaling()} for part in STOCHASTICITIES],
     *[{"timesteps": steps} for steps in TIMESTEPS],
+    *[{"timesteps": AdaptiveSteps(rtol=0.1, atol=0.1, sigma_min=0.5), "solver": solver} for solver in EMBEDDED],
+    {"solver": Euler(), "schedule": VP(), "scaling": VPScaling(), "first_step": "analytic"},
 ]
 
 
 @pytest.mark.parametrize("preconditioning", [EDMPreconditioning(), IDDPMPreconditioning()], ids=name)
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(f"{k}={p.kind}" for k, p in v.items()))
+@pytest.mark.parametrize(
+    "variant", VARIANTS, ids=lambda v: "-".join(f"{k}={getattr(p, 'kind', p)}" for k, p in v.items())
+)
 def test_a_seed_is_the_same_image_in_any_company_bit_for_bit(variant, preconditioning):
     denoiser = Denoiser(Elementwise(), preconditioning, 0.5)
     sampler = Sampler(**{**BASE, **variant})
@@ -125,6 +137,63 @@ def test_a_seed_is_the_same_image_in_any_company_bit_for_bit(variant, preconditi
     assert torch.equal(images(seeds), together), "the same call, the same bits"
     for chosen in ([0], [2], [22, 1, 5], list(range(16)), [*reversed(range(23))]):
         assert torch.equal(images(seeds[chosen]), together[chosen])
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=name)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize(("solver", "nfe"), [(Euler(), 4), (Heun(), 8), (BogackiShampine(), 13)], ids=name)
+def test_the_analytic_first_step_asks_no_network_at_the_top(solver, nfe, schedule, scaling):
+    """There the noise is taken to be x / sqrt(1 + sigma^2); one evaluation less for any number of stages."""
+    asked = []
+
+    def denoise(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        asked.append(float(sigma.max()))
+        return MIXTURE.denoise(x, sigma)
+
+    sampler = Sampler(EDMSteps(num_steps=5), solver, schedule, scaling, first_step="analytic")
+    images, counted = sample(denoise, ANY, sampler, torch.arange(3), SHAPE)
+    assert counted.tolist() == [nfe] * 3
+    assert count_nfe(sampler, ANY) == len(asked) == nfe
+    assert max(asked) < 79.9
+
+    def analytic_at_the_top(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        if sigma[0] < 79.9:
+            return MIXTURE.denoise(x, sigma)
+        column = sigma.reshape(-1, 1, 1, 1)
+        return x - column * x / (1 + column**2).sqrt()
+
+    expected = sample(analytic_at_the_top, ANY, replace(sampler, first_step="network"), torch.arange(3), SHAPE)
+    torch.testing.assert_close(images, expected.images, rtol=1e-10, atol=1e-10)
+    assert expected.nfe.tolist() == [nfe + 1] * 3
+
+
+def test_a_sampler_of_one_step_asks_the_network_whatever_its_first_step():
+    one, other = (Sampler(timesteps=EDMSteps(num_steps=1), first_step=first) for first in ("analytic", "network"))
+    images, nfe = sample(MIXTURE.denoise, ANY, one, torch.arange(3), SHAPE)
+    assert torch.equal(images, sample(MIXTURE.denoise, ANY, other, torch.arange(3), SHAPE).images)
+    assert nfe.tolist() == [1] * 3
+
+
+def test_an_analytic_first_step_that_is_rejected_costs_nothing_again():
+    asked = []
+
+    def denoise(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        asked.append(float(sigma))
+        return MIXTURE.denoise(x, sigma)
+
+    moves = []
+    steps = AdaptiveSteps(rtol=1e-6, atol=1e-6, sigma_min=20.0, initial_step=1.4)
+    sampler = Sampler(timesteps=steps, solver=BogackiShampine(), first_step="analytic")
+    nfe = sample(denoise, ANY, sampler, torch.arange(1), SHAPE, on_move=lambda *move: moves.append(move)).nfe
+    first = [torch.equal(x, moves[0][1]) for _, x, _ in moves]
+    assert sum(first) > 1, "the first step was tried more than once"
+    assert nfe.tolist() == [len(asked)]
+    assert max(asked) < 79.9
+
+
+def test_another_word_for_the_first_step_is_refused():
+    with pytest.raises(ValueError, match=r"^first_step: .*\(got afs\)"):
+        Sampler(first_step="afs")
 
 
 def test_other_seeds_are_other_images():

@@ -14,16 +14,28 @@ from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.schedules import VP, Linear, Unscaled, VPScaling
 from pipeline.diffusion.seeds import INITIAL, Noise, draw, normal
-from pipeline.diffusion.solvers import MANY, Alpha, Euler, Heun, Memory, Midpoint, Ralston
-from pipeline.diffusion.timesteps import IDDPMSteps, NoiseLevels, grid
+from pipeline.diffusion.solvers import MANY, Alpha, Euler, Heun, Memory, Midpoint, Ralston, UniPC
+from pipeline.diffusion.timesteps import EDMSteps, IDDPMSteps, NoiseLevels, grid
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.parts import SCALINGS, SCHEDULES, SMOOTH_TIMESTEPS, SOLVERS, name, with_steps
+from tests.diffusion.parts import (
+    SCALINGS,
+    SCHEDULES,
+    SMOOTH_TIMESTEPS,
+    SOLVER_VARIANTS,
+    SOLVERS,
+    in_plain_coordinates,
+    with_steps,
+)  # fmt: skip
 from tests.diffusion.plans import Levels, follow
 
 MIXTURE = Mixture(std=0.5)
-NUM_LEVELS = (129, 257, 513)
+NUM_LEVELS = (193, 385)
 START_STEPS = 4
-DETERMINISTIC = [solver for solver in SOLVERS if not solver.stochastic]
+# Of order 5 errors fall to 1e-14, so longer grids would measure rounding; on these, slopes are between 4.6 and 5.3.
+TOLERANCES = {5: 0.4}
+DETERMINISTIC = [solver for solver in [*SOLVERS, *SOLVER_VARIANTS] if not solver.stochastic]
+PLAIN = [solver for solver in DETERMINISTIC if in_plain_coordinates(solver)]
+COUPLES = [(schedule, scaling) for schedule in SCHEDULES for scaling in SCALINGS]
 # Near zero the time of these schedules is like sigma^2, and s = 1 / (1 + sigma) like 1 - sqrt(t): the state is not
 # smooth in t there, and the vp grid, with few levels near zero, shows the order with some 8,000 levels only.
 ROUGH_AT_ZERO = ("vp", "ve")
@@ -31,20 +43,33 @@ ROUGH_AT_ZERO = ("vp", "ve")
 START = torch.tensor([-2.0, -1.5, -1.0, -0.6, -0.3, -0.1, 0.05, 0.2, 0.45, 0.8, 1.2, 1.8], dtype=torch.float64)
 
 
+class Endless(Levels):
+    """Levels that are not the last ones, so that no solver lowers its order for the end."""
+
+    @property
+    def ahead(self) -> int:
+        return MANY
+
+
 def errors(sampler: Sampler, num_levels: int) -> Tensor:
-    """The largest error at sigma_min for each grid: one sample a grid, its elements the starting points."""
-    sigmas = torch.stack([grid(with_steps(steps, num_levels), NoiseLevels())[:-1] for steps in SMOOTH_TIMESTEPS], dim=1)
+    """The largest error for each grid: one sample a grid, its elements the starting points.
+
+    The last 16th of the grids is left out: the vp grid goes down by a factor of 2 a step there, however fine it is.
+    """
+    end = 1 + (num_levels - 1) * 15 // 16
+    sigmas = torch.stack(
+        [grid(with_steps(steps, num_levels), NoiseLevels())[:end] for steps in SMOOTH_TIMESTEPS], dim=1
+    )
     first, last = sigmas[0], sigmas[-1]
-    x = (first[:, None] * START).reshape(len(SMOOTH_TIMESTEPS), 1, 1, -1)
+    top = (first[:, None] * START).reshape(len(SMOOTH_TIMESTEPS), 1, 1, -1)
     seeds, column = torch.arange(len(SMOOTH_TIMESTEPS)), (-1, 1, 1, 1)
 
     def exact(sigma: Tensor) -> Tensor:
-        return MIXTURE.transport(x, first.reshape(column), sigma.reshape(column))
+        return MIXTURE.transport(top, first.reshape(column), sigma.reshape(column))
 
     memory, begin = remembered(sampler, sigmas, exact), START_STEPS if sampler.solver.order > 1 else 0
-    end, _ = follow(
-        MIXTURE.denoise, sampler, Levels(sigmas[begin:]), exact(sigmas[begin]), seeds, sigmas[begin], last, memory
-    )
+    x, plan = exact(sigmas[begin]), Endless(sigmas[begin:])
+    end, _ = follow(MIXTURE.denoise, sampler, plan, x, seeds, sigmas[begin], last, memory)
     return (end - exact(last)).abs().amax(dim=(1, 2, 3))
 
 
@@ -59,20 +84,40 @@ def remembered(sampler: Sampler, sigmas: Tensor, exact: Callable[[Tensor], Tenso
         noise = Noise(torch.arange(len(state)), state.shape[1:])
         scaled = per_sample(flow.s(t), state) * state
         memory = sampler.solver.step(flow, scaled, t, flow.t(sigma_next), memory, noise, MANY).memory
+        if isinstance(sampler.solver, UniPC):
+            memory = (*memory[:-1], state)  # the corrected start of its step, which is exact already
     return memory
 
 
-@pytest.mark.parametrize("scaling", SCALINGS, ids=name)
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
-@pytest.mark.parametrize("solver", DETERMINISTIC, ids=repr)
+ORDER_CASES = [
+    pytest.param(solver, *couple, id="-".join([repr(solver), couple[0].kind, couple[1].kind]))
+    for solver in DETERMINISTIC
+    for couple in (COUPLES[:1] if in_plain_coordinates(solver) else COUPLES)
+]
+
+
+@pytest.mark.parametrize(("solver", "schedule", "scaling"), ORDER_CASES)
 def test_a_solver_has_the_order_that_it_states(solver, schedule, scaling):
     sampler = Sampler(solver=solver, schedule=schedule, scaling=scaling)
     by_length = torch.stack([errors(sampler, num_levels) for num_levels in NUM_LEVELS])
-    slopes = -(by_length[-1] / by_length[0]).log() / math.log((NUM_LEVELS[-1] - 1) / (NUM_LEVELS[0] - 1))
+    slopes = -(by_length[1] / by_length[0]).log() / math.log((NUM_LEVELS[1] - 1) / (NUM_LEVELS[0] - 1))
     for steps, slope, column in zip(SMOOTH_TIMESTEPS, slopes.tolist(), by_length.T.tolist(), strict=True):
         if (steps.kind, scaling.kind) == ("vp", "flow") and schedule.kind in ROUGH_AT_ZERO:
             continue
-        assert abs(slope - solver.order) < 0.15, f"{steps.kind} grid: slope {slope:.3f}, errors {column}"
+        tolerance = TOLERANCES.get(solver.order, 0.15)
+        assert abs(slope - solver.order) < tolerance, f"{steps.kind} grid: slope {slope:.3f}, errors {column}"
+
+
+@pytest.mark.parametrize("solver", PLAIN, ids=repr)
+def test_neither_schedule_nor_scaling_matters_to_a_solver_in_plain_coordinates(solver):
+    """So its order under one of them is its order under all. (The last step, to 0, is Euler's on the schedule.)"""
+    sigmas = grid(EDMSteps(num_steps=9), NoiseLevels())[:-1, None].expand(-1, 6)
+    x, seeds = sigmas[0].reshape(-1, 1, 1, 1) * START.reshape(6, 1, 1, 2), torch.arange(6)
+    samplers = [Sampler(solver=solver, schedule=schedule, scaling=scaling) for schedule, scaling in COUPLES]
+    ends = torch.stack(
+        [follow(MIXTURE.denoise, item, Levels(sigmas), x, seeds, sigmas[0], sigmas[-1])[0] for item in samplers]
+    )
+    torch.testing.assert_close(ends, ends[:1].expand_as(ends), rtol=0, atol=1e-10)
 
 
 def plain_denoise(x: float, sigma: float) -> float:

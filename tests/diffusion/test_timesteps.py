@@ -2,24 +2,32 @@
 
 import math
 import re
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_utils import AysSchedules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.diffusion.preconditioning import IDDPMPreconditioning, VEPreconditioning, VPPreconditioning
 from pipeline.diffusion.timesteps import (
+    AdaptiveSteps,
+    AYSSteps,
     EDMSteps,
     ExplicitSteps,
     IDDPMSteps,
+    LogSNRSteps,
     NoiseLevels,
+    OptimizedSteps,
     VESteps,
     VPSteps,
     grid,
     iddpm_levels,
+    steps_of,
 )
-from tests.diffusion.parts import SMOOTH_TIMESTEPS, TIMESTEPS, name, with_steps
+from tests.diffusion.parts import LISTED_TIMESTEPS, SMOOTH_TIMESTEPS, TIMESTEPS, name, with_steps
 
 
 def plain_edm(n: int, low: float, high: float, rho: float) -> list[float]:
@@ -38,6 +46,10 @@ def plain_vp_spanning(n: int, low: float, high: float, epsilon_s: float = 1e-3) 
 
 def plain_ve(n: int, low: float, high: float) -> list[float]:
     return [math.sqrt(high**2 * (low**2 / high**2) ** (i / (n - 1))) for i in range(n)]
+
+
+def plain_logsnr(n: int, low: float, high: float) -> list[float]:
+    return [math.exp(math.log(high) + i / (n - 1) * (math.log(low) - math.log(high))) for i in range(n)]
 
 
 def plain_table(M: int = 1000, C_1: float = 0.001, C_2: float = 0.008) -> list[float]:
@@ -67,6 +79,7 @@ def plain_iddpm(n: int, j0: int = 8, M: int = 1000) -> list[float]:
         (VPSteps(sigma_min=0.3, sigma_max=5.0, epsilon_s=0.1), lambda n: plain_vp_spanning(n, 0.3, 5, 0.1)),
         (VESteps(), lambda n: plain_ve(n, 0.02, 100)),
         (VESteps(sigma_min=0.5, sigma_max=3.0), lambda n: plain_ve(n, 0.5, 3)),
+        (LogSNRSteps(), lambda n: plain_logsnr(n, 0.002, 80)),
         (IDDPMSteps(), plain_iddpm),
     ],
     ids=lambda value: repr(value) if hasattr(value, "kind") else "",
@@ -92,8 +105,8 @@ def test_iddpm_starts_at_j0_and_can_take_every_level_once():
 
 @pytest.mark.parametrize("steps", TIMESTEPS, ids=name)
 def test_one_step_goes_from_the_top_to_zero(steps):
-    if steps.kind == "explicit":
-        assert grid(ExplicitSteps(sigmas=(7.5,)), NoiseLevels()).tolist() == [7.5, 0.0]
+    if steps in LISTED_TIMESTEPS:
+        assert grid(replace(steps, sigmas=(7.5,)), NoiseLevels()).tolist() == [7.5, 0.0]
         return
     top = grid(steps, NoiseLevels())[0].item()
     assert grid(with_steps(steps, 1), NoiseLevels()).tolist() == pytest.approx([top, 0.0], rel=1e-12)
@@ -109,6 +122,7 @@ def test_a_grid_is_narrowed_to_what_the_network_supports(steps, network):
         "edm": lambda: plain_edm(18, low, high, 7),
         "vp": lambda: plain_vp_spanning(18, low, high),
         "ve": lambda: plain_ve(18, low, high),
+        "logsnr": lambda: plain_logsnr(18, low, high),
     }
     sigmas = grid(steps, network)[:-1]
     if steps.kind in plain:
@@ -126,7 +140,7 @@ def test_the_iddpm_grid_of_a_narrow_network_takes_the_levels_it_has():
 @pytest.mark.parametrize(
     "preconditioning", [VPPreconditioning(), VEPreconditioning(), IDDPMPreconditioning()], ids=name
 )
-@pytest.mark.parametrize("steps", [s for s in TIMESTEPS if s.kind != "explicit"], ids=name)
+@pytest.mark.parametrize("steps", [s for s in TIMESTEPS if s not in LISTED_TIMESTEPS], ids=name)
 def test_every_grid_goes_with_every_network(steps, preconditioning):
     levels = preconditioning.levels()
     sigmas = grid(steps, levels)
@@ -143,8 +157,9 @@ def test_levels_are_rounded_to_those_of_a_discrete_network():
     assert rounded.tolist() == pytest.approx([*nearest, 0.0], rel=1e-12)
 
 
-def test_an_explicit_list_is_taken_as_it_is():
-    steps = ExplicitSteps(sigmas=(80.0, 9.7232, 0.4, 0.002))
+@pytest.mark.parametrize("kind", [ExplicitSteps, OptimizedSteps])
+def test_a_list_is_taken_as_it_is(kind):
+    steps = kind(sigmas=(80.0, 9.7232, 0.4, 0.002))
     assert steps.num_steps == 4
     assert grid(steps, NoiseLevels()).tolist() == [80.0, 9.7232, 0.4, 0.002, 0.0]
 
@@ -163,6 +178,20 @@ def test_an_explicit_list_is_taken_as_it_is():
         ("M", lambda: IDDPMSteps(M=1)),
         ("C_1", lambda: IDDPMSteps(C_1=0.0)),
         ("C_2", lambda: IDDPMSteps(C_2=-0.1)),
+        ("sigmas", lambda: OptimizedSteps(sigmas=(1.0, 2.0))),
+        ("num_steps", lambda: LogSNRSteps(num_steps=0)),
+        ("num_steps", lambda: AYSSteps(num_steps=0)),
+        ("sigma_min", lambda: grid(AYSSteps(), NoiseLevels(20.0, 80.0))),
+        ("max_steps", lambda: AdaptiveSteps(max_steps=0)),
+        ("sigma_min", lambda: AdaptiveSteps(sigma_min=80.0)),
+        ("rtol", lambda: AdaptiveSteps(rtol=0.0)),
+        ("atol", lambda: AdaptiveSteps(atol=-1.0)),
+        ("icoeff", lambda: AdaptiveSteps(icoeff=0.0)),
+        ("pcoeff", lambda: AdaptiveSteps(pcoeff=math.nan)),
+        ("initial_step", lambda: AdaptiveSteps(initial_step=math.nan)),
+        ("safety", lambda: AdaptiveSteps(safety=1.0)),
+        ("factor_min", lambda: AdaptiveSteps(factor_min=0.95)),
+        ("factor_max", lambda: AdaptiveSteps(factor_max=1.0)),
         ("sigmas", lambda: ExplicitSteps(sigmas=())),
         ("sigmas", lambda: ExplicitSteps(sigmas=(1.0, 2.0))),
         ("sigmas", lambda: ExplicitSteps(sigmas=(2.0, 2.0, 1.0))),
@@ -189,6 +218,44 @@ def test_the_refusal_of_a_repeated_step_says_which_and_what_to_do():
         grid(EDMSteps(num_steps=400), IDDPMPreconditioning().levels())
 
 
+@pytest.mark.parametrize(
+    ("table", "published"),
+    [("sd15", "StableDiffusionSigmas"), ("sdxl", "StableDiffusionXLSigmas"), ("svd", "StableDiffusionVideoSigmas")],
+)
+def test_ays_is_the_published_table_and_ln_sigma_between_its_levels(table, published):
+    levels = AysSchedules[published]
+    sigmas = grid(AYSSteps(table=table), NoiseLevels()).tolist()
+    assert sigmas == pytest.approx(levels, rel=1e-12)
+    halved = grid(AYSSteps(table=table, num_steps=19), NoiseLevels()).tolist()
+    assert halved[0:19:2] == pytest.approx(levels[:10], rel=1e-12)
+    middles = [math.sqrt(a * b) for a, b in pairwise(levels[:10])]
+    assert halved[1:19:2] == pytest.approx(middles, rel=1e-12)
+
+
+def test_a_narrow_network_takes_the_part_of_the_ays_table_within_its_range():
+    inside = [math.log(level) for level in (1.5, 1.396, 0.963, 0.652, 0.399, 0.3)]
+    sigmas = grid(AYSSteps(num_steps=5), NoiseLevels(0.3, 1.5)).tolist()
+    assert sigmas == pytest.approx([*[math.exp(log) for log in _interpolated(inside, 5)], 0.0], rel=1e-12)
+
+
+def _interpolated(values: list[float], count: int) -> list[float]:
+    found = []
+    for i in range(count):
+        place = i / (count - 1) * (len(values) - 1)
+        left = min(math.floor(place), len(values) - 2)
+        found.append(values[left] + (place - left) * (values[left + 1] - values[left]))
+    return found
+
+
+def test_of_an_adaptive_grid_its_ends_are_known():
+    assert grid(AdaptiveSteps(), NoiseLevels()).tolist() == [80.0, 0.002, 0.0]
+    assert grid(AdaptiveSteps(), NoiseLevels(0.05, 30.0)).tolist() == [30.0, 0.05, 0.0]
+    u = plain_table()
+    ends = grid(AdaptiveSteps(), IDDPMPreconditioning().levels()).tolist()
+    assert ends == pytest.approx([min(u, key=lambda level: abs(level - 80)), u[999], 0.0], rel=1e-12)
+    assert [steps_of(steps) for steps in (AdaptiveSteps(), EDMSteps(num_steps=7), OptimizedSteps())] == [None, 7, 2]
+
+
 def rises(low: float, high: float, epsilon_s: float) -> bool:
     """Whether the exponent of the VP schedule through both ends rises from epsilon_s to 1; its slope is linear."""
     beta_d = 2 * (math.log1p(low**2) / epsilon_s - math.log1p(high**2)) / (epsilon_s - 1)
@@ -201,11 +268,11 @@ RANGES = st.tuples(st.floats(1e-4, 1.0), st.floats(1.5, 1e5)).map(lambda pair: (
 
 @settings(max_examples=150, deadline=None)
 @given(
-    kind=st.sampled_from([EDMSteps, VPSteps, VESteps]), limits=RANGES, num_steps=st.integers(1, 1000),
+    kind=st.sampled_from([EDMSteps, VPSteps, VESteps, LogSNRSteps]), limits=RANGES, num_steps=st.integers(1, 1000),
     rho=st.floats(1, 15), epsilon_s=st.floats(1e-5, 0.5),
 )  # fmt: skip
 def test_whatever_the_settings_a_grid_falls_from_sigma_max_to_sigma_min(kind, limits, num_steps, rho, epsilon_s):
-    extra = {EDMSteps: {"rho": rho}, VPSteps: {"epsilon_s": epsilon_s}, VESteps: {}}[kind]
+    extra = {EDMSteps: {"rho": rho}, VPSteps: {"epsilon_s": epsilon_s}, VESteps: {}, LogSNRSteps: {}}[kind]
     steps = kind(num_steps=num_steps, sigma_min=limits[0], sigma_max=limits[1], **extra)
     if kind is VPSteps and not rises(*limits, epsilon_s):
         with pytest.raises(ValueError, match=r"^sigma_min: the vp grid cannot fall"):

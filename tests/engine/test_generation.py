@@ -22,7 +22,9 @@ from pipeline.data.samples import chunk_key, read_samples
 from pipeline.data.store import Store
 from pipeline.diffusion.labels import Balanced, Fixed, Unlabelled
 from pipeline.diffusion.sampling import Sampler, sample
-from pipeline.diffusion.timesteps import EDMSteps, ExplicitSteps
+from pipeline.diffusion.solvers import BogackiShampine
+from pipeline.diffusion.stochasticity import Restart
+from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, ExplicitSteps
 from pipeline.engine.actor import ChunkWorker
 from pipeline.engine.devices import family, fixed_arithmetic
 from pipeline.engine.generation import PointResult, generate
@@ -137,6 +139,17 @@ def test_a_second_run_computes_nothing_and_starts_nothing(tmp_path: Path) -> Non
     assert store.keys("") == before
     assert [result.generated for result in second] == [0] * 4
     assert [result.nfe for result in second] == [result.nfe for result in first] == [5.0, 9.0, 5.0, 9.0]
+
+
+def test_the_nfe_of_adaptive_steps_is_the_mean_of_what_was_counted(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    sampler = Sampler(timesteps=AdaptiveSteps(rtol=0.1, atol=0.1), solver=BogackiShampine())
+    point = replace(tiny_points(1)[0], sampler=sampler)
+    [first] = run(store, points=[point], seeds=Seeds(4, 20))
+    counted = read_samples(store, first.samples_digest, 4, 20).nfe
+    assert first.nfe == counted.mean()
+    [again] = run(store, points=[point], seeds=Seeds(4, 20))
+    assert (again.generated, again.nfe) == (0, first.nfe)
 
 
 def test_points_that_differ_in_name_only_are_computed_once(tmp_path: Path) -> None:
@@ -411,6 +424,13 @@ def test_an_image_that_is_not_finite_is_named_and_never_kept(tmp_path: Path) -> 
     assert contents(store) == {}
 
 
+def test_adaptive_steps_that_do_not_arrive_are_told_with_their_setting(tmp_path: Path) -> None:
+    steps = AdaptiveSteps(max_steps=2)
+    point = replace(POINT, sampler=Sampler(timesteps=steps, solver=BogackiShampine()))
+    with pytest.raises(RunFailedError, match=r"^net0 3 steps: .* 8 of 8 samples .* raise .*max_steps"):
+        run(tiny_store(tmp_path, 1), points=[point])
+
+
 def test_two_settings_that_fail_are_counted(tmp_path: Path) -> None:
     store = tiny_store(tmp_path, 1)
     put_snapshot(store, "spoilt", 7, spoilt=True)
@@ -433,6 +453,10 @@ MISTAKES: dict[str, tuple[Point, type[Exception], str]] = {
     ),
     "label out of range": (
         replace(POINT, labels=Fixed(label=10)), SettingsError, "net0 3 steps: labels: .* 10 classes",
+    ),
+    "no level to restart from": (
+        replace(POINT, sampler=Sampler(timesteps=EDMSteps(num_steps=1), stochasticity=Restart())), SettingsError,
+        "net0 3 steps: sampler.stochasticity: segments",
     ),
     "repeated steps": (
         replace(POINT, sampler=Sampler(timesteps=EDMSteps(num_steps=3, rho=1e18))), SettingsError, "sampler.timesteps",
@@ -519,7 +543,9 @@ def test_every_way_of_computing_is_repeatable_and_has_its_own_name(
 
 def test_half_precision_and_a_fixed_list_of_steps_give_nearly_the_same_images(tmp_path: Path) -> None:
     store = tiny_store(tmp_path, 1)
-    point = replace(tiny_points(1)[0], sampler=Sampler(timesteps=ExplicitSteps((80.0, 10.0, 1.0))), labels=Unlabelled())
+    point = replace(
+        tiny_points(1)[0], sampler=Sampler(timesteps=ExplicitSteps(sigmas=(80.0, 10.0, 1.0))), labels=Unlabelled()
+    )
     full, half = (
         run(store, points=[point], execution=replace(EXECUTION, precision=precision))[0]
         for precision in ("fp32", "bf16")
@@ -539,10 +565,10 @@ def test_a_worker_holds_networks_within_its_budget(tmp_path: Path) -> None:
     settings = WorkerSettings(store, EXECUTION, "cpu", {}, denoiser_memory_gb=size / 1e9)
     held = Denoisers(settings)
     for index in (0, 1, 0, 1, 2, 1, 2, 0):
-        held.get(snapshots[index], lambda snapshot: read_weights(store, snapshot))
+        held.get([snapshots[index]], lambda snapshot: read_weights(store, snapshot))
     assert held.loads == 4  # 0, 1, 2 (which drops 0), and 0 again
     with pytest.raises(CheckpointError, match="damaged on their way"):
-        held.get(snapshots[1], lambda snapshot: read_weights(store, snapshots[0]))
+        held.get([snapshots[1]], lambda snapshot: read_weights(store, snapshots[0]))
 
 
 # -- timing ------------------------------------------------------------------------------------------------------------

@@ -56,6 +56,14 @@ def test_a_comparison_of_checkpoints_names_them() -> None:
     assert "digits-1234abcd" not in benchmark_table([HEUN, EULER], TITLES)
 
 
+def test_a_comparison_of_guides_names_them() -> None:
+    one, other = (replace(HEUN, name=name, guide=f"small@{name}/raw") for name in ("1000", "2000"))
+    lines = benchmark_table([one, other, EULER], TITLES).splitlines()
+    assert cells(lines[0])[:3] == ["setting", "guide", "NFE"]
+    assert [cells(line)[1] for line in lines[2:5]] == ["-", "small@1000/raw", "small@2000/raw"]
+    assert "guide" not in cells(benchmark_table([one, EULER], TITLES).splitlines()[0])
+
+
 def test_every_protocol_is_told_once_below_the_table() -> None:
     assert benchmark_table([HEUN, EULER, HEUN], TITLES).count(HEUN.protocol) == 1
 

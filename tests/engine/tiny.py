@@ -1,6 +1,7 @@
 """A store with checkpoints of a small network with random weights, and points on them: for the tests of generation."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,18 +29,20 @@ MODEL = ModelSpec(
 )
 
 
-def put_snapshot(store: Store, name: str, seed: int, spoilt: bool = False) -> None:
-    """Random weights, of every layer; a spoilt one has a weight that is not a number."""
+def put_snapshot(
+    store: Store, name: str, seed: int, spoilt: bool = False, model: ModelSpec = MODEL, **settings: Any
+) -> None:
+    """Random weights, of every layer; a spoilt one has a weight that is not a number. `settings` of its training."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = MODEL.network.build(MODEL.resolution, MODEL.channels, MODEL.num_classes)
+        network = model.network.build(model.resolution, model.channels, model.num_classes)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
     state = dict(network.state_dict())
     if spoilt:
         state[next(iter(state))] = torch.full_like(next(iter(state.values())), torch.nan)
-    meta = {"settings": {}, "dataset": {"name": "none", "digest": "none"}}
-    commit_snapshot(store, f"{name}-{seed:08x}", 1000, MODEL, {"raw": state}, meta)
+    meta = {"settings": settings, "dataset": {"name": "none", "digest": "none"}}
+    commit_snapshot(store, f"{name}-{seed:08x}", 1000, model, {"raw": state}, meta)
 
 
 def tiny_store(root: Path, num_checkpoints: int = 2) -> Store:

@@ -190,6 +190,31 @@ SETTINGS: dict[str, Mistake] = {
         lambda p: generation(p, sweep={"sampler.solver": []}),
         ["sampler.solver has no values"],
     ),
+    "guidance without its guide": (
+        "generate",
+        lambda p: generation(p, sampler={"guidance": {"kind": "autoguidance"}}),
+        ["generate.yaml: guide: is missing: autoguidance needs a second checkpoint, such as guide: {training: NAME}"],
+    ),
+    "one point of a sweep without its guide": (
+        "generate",
+        lambda p: generation(p, sweep={"sampler.guidance": [{"kind": "none"}, {"kind": "autoguidance"}]}),
+        ["sweep point (autoguidance): guide: is missing"],
+    ),
+    "a guide that nobody asks": (
+        "generate",
+        lambda p: generation(p, guide={"ema": "raw"}, sampler={"guidance": {"kind": "cfg"}}),
+        ["generate.yaml: guide: is given and never asked: sampler.guidance is cfg"],
+    ),
+    "an interval upside down": (
+        "generate",
+        lambda p: generation(p, sampler={"guidance": {"kind": "cfg", "sigma_lo": 3, "sigma_hi": 2}}),
+        ["sampler.guidance.sigma_lo: must be 0 or more and less than sigma_hi (got 3.0 and 2.0)"],
+    ),
+    "guidance by labels that are not there": (
+        "generate",
+        lambda p: generation(p, sampler={"guidance": {"kind": "cfg"}}, labels={"kind": "none"}),
+        ["sampler.guidance: cfg guides by a label, and these samples have none"],
+    ),
     "no images": ("generate", lambda p: generation(p, seeds={"count": 0}), ["seeds.count", "greater than 0 (got 0)"]),
     "a batch that does not divide the chunk": (
         "generate",
@@ -252,6 +277,11 @@ DATA: dict[str, Mistake] = {
     "weights that were not kept": (
         "generate",
         lambda p: generation(p, checkpoint={"training": "tiny", "ema": "ema-9"}),
+        ["no weights 'ema-9' (it has ema-1, raw)"],
+    ),
+    "a guide whose weights were not kept": (
+        "generate",
+        lambda p: generation(p, guide={"ema": "ema-9"}, sampler={"guidance": {"kind": "autoguidance"}}),
         ["no weights 'ema-9' (it has ema-1, raw)"],
     ),
     "a reference file that is not there": (

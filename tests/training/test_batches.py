@@ -95,6 +95,27 @@ def test_the_mean_over_a_stratified_step_varies_far_less(tmp_path: Path) -> None
     assert variances[1] == pytest.approx(1 / (12 * BATCH**3), rel=0.3)
 
 
+def test_labels_are_dropped_at_the_rate_asked_by_seed_and_position(tmp_path: Path) -> None:
+    dataset, settings = make_dataset(store_at(tmp_path)), make_settings(label_dropout=0.2, microbatch=7)
+    plain = Batches(dataset, make_settings(), CPU).make(0, 4000)
+    whole = Batches(dataset, settings, CPU).make(0, 4000)
+    assert plain.labels is not None
+    assert whole.labels is not None
+    dropped = whole.labels == -1
+    assert abs(dropped.double().mean().item() - 0.2) < 0.03  # 4.7 deviations
+    assert torch.equal(whole.labels[~dropped], plain.labels[~dropped])
+    assert all(torch.equal(one, other) for one, other in zip(whole[1:5], plain[1:5], strict=True)), "nothing else moves"
+    parts = [Batches(dataset, settings, CPU).make(first, first + 100).labels for first in (500, 600, 550)]
+    assert torch.equal(torch.cat(parts[:2]), whole.labels[500:700])
+    assert torch.equal(parts[2], whole.labels[550:650])
+    # No image is always the one without: over epochs, flips and levels its draws are independent of all else.
+    joint = torch.stack([dropped.double(), whole.u, plain.labels.double()])
+    assert (torch.corrcoef(joint) - torch.eye(3)).abs().max() < 0.06
+    other = Batches(dataset, make_settings(label_dropout=0.2, seed=1), CPU).make(0, 4000).labels
+    assert 0.25 < ((other == -1) ^ dropped).double().mean().item() < 0.39  # 2 x 0.2 x 0.8 = 0.32
+    assert bool((Batches(dataset, make_settings(label_dropout=1), CPU).make(0, 50).labels == -1).all())
+
+
 def test_data_without_classes_has_no_labels(tmp_path: Path) -> None:
     dataset = make_dataset(store_at(tmp_path), num_classes=0)
     assert Batches(dataset, make_settings(), CPU).make(0, 4).labels is None

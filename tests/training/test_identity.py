@@ -32,8 +32,8 @@ def test_how_long_how_often_and_where_do_not_make_another_training(fields: dict[
 @pytest.mark.parametrize(
     "fields",
     [
-        {"seed": 1}, {"batch_size": 8}, {"x_flip": True}, {"precision": "bf16"}, {"noise": LogUniform()},
-        {"optimizer": Optimizer(lr=0.1)}, {"ema": {"halflife_kimg": [5.0]}},
+        {"seed": 1}, {"batch_size": 8}, {"x_flip": True}, {"label_dropout": 0.1}, {"precision": "bf16"},
+        {"noise": LogUniform()}, {"optimizer": Optimizer(lr=0.1)}, {"ema": {"halflife_kimg": [5.0]}},
         {"weighting": {"kind": "inverse_variance"}}, {"stratified": True}, {"augment": 0.12},
     ],
 )  # fmt: skip
@@ -41,8 +41,10 @@ def test_what_determines_the_weights_makes_another_training(fields: dict[str, ob
     assert _folder(**fields) != _folder()
 
 
-def test_a_training_from_before_there_were_more_settings_keeps_its_folder() -> None:
-    assert _folder() == "mine-722d1030"
+def test_the_folder_of_a_training_stays_what_it_was() -> None:
+    """If this fails, trainings that were begun before are begun anew."""
+    assert _folder() == _folder(label_dropout=0) == "mine-722d1030"
+    assert _folder(x_flip=True, seed=3) == "mine-70415724"
 
 
 def test_so_do_the_model_and_the_content_of_the_data_but_not_its_name() -> None:

@@ -15,7 +15,7 @@ from pipeline.training.loop import train, train_in_process
 from pipeline.training.place import Place
 from pipeline.training.settings import EMA, TrainingSettings
 from pipeline.training.snapshot import CheckpointRef, build_denoiser, find_snapshot, read_weights
-from tests.training.toys import BATCH, make_job, make_settings, quiet, state_digests, store_at
+from tests.training.toys import BATCH, make_dataset, make_job, make_model, make_settings, quiet, state_digests, store_at
 
 
 @pytest.fixture
@@ -176,6 +176,13 @@ def test_the_duration_is_rounded_up_to_whole_steps(store: Store) -> None:
     assert make_job(store, make_settings(duration_kimg=0.032)).num_images == 2 * BATCH
     with pytest.raises(SettingsError, match="duration_kimg: must be at most 4,294,967"):
         make_job(store, make_settings(duration_kimg=5e6))
+
+
+def test_labels_that_are_not_there_cannot_be_dropped(tmp_path: Path) -> None:
+    dataset = make_dataset(store_at(tmp_path), num_classes=0)
+    settings = make_settings(label_dropout=0.1)
+    with pytest.raises(SettingsError, match=r"training.label_dropout: must be 0, .* toy have no labels .* \(got 0.1\)"):
+        TrainingJob("toy", store_at(tmp_path), dataset, make_model(dataset), settings, MemoryReporter())
 
 
 def test_other_settings_are_another_training_beside_it(store: Store) -> None:

@@ -37,6 +37,9 @@ class SolverShape(Protocol):
         """Calls of the denoiser a step; the last step, to sigma = 0, is not the solver's and costs one."""
         ...
 
+    # A solver whose `Step.error` is set has `error_order: ClassVar[int]` besides: the power of the step with which that
+    # error falls. See `error_order` below.
+
     def step(self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int) -> Step:
         """One step of every sample from its t to its t_next, both of shape (N,); sigma(t_next) > 0.
 
@@ -49,3 +52,9 @@ class SolverShape(Protocol):
 
 
 MANY = 1 << 30
+
+
+def error_order(solver: object) -> int | None:
+    """The power of the step with which a solver's own estimate of its error falls; None where it has no estimate."""
+    order: int | None = getattr(solver, "error_order", None)
+    return order
