@@ -285,7 +285,8 @@ class Denoiser(nn.Module):
     """D(x; sigma, labels) of a network and a preconditioning.
 
     Args:
-        network: F(x, c_noise, labels), or with a fourth argument where it is told of augmentation; it runs in the precision of its own parameters, or under autocast.
+        network: F(x, c_noise, labels), or with a fourth argument where it is told of augmentation; it runs in the
+            precision of its own parameters, or under autocast.
         preconditioning: the four coefficient functions.
         sigma_data: the standard deviation of the data, in the model's range.
     """

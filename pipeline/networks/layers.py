@@ -129,8 +129,9 @@ def positional_embedding(
 
 
 class FourierEmbedding(nn.Module):
-    """Sines, then cosines, of 2 pi f c_noise at random frequencies f ~ N(0, scale^2), drawn once and kept in the weights
-    (Tancik et al. 2020, arXiv 2006.10739; in Song et al. 2021, arXiv 2011.13456, with scale 16).
+    """Sines, then cosines, of 2 pi f c_noise at random f ~ N(0, scale^2), drawn once and kept in the weights.
+
+    Source: Tancik et al. 2020, arXiv 2006.10739; with scale 16 in Song et al. 2021, arXiv 2011.13456.
 
     Args:
         num_channels: width, even.
@@ -152,7 +153,7 @@ class FourierEmbedding(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "FourierEmbedding":
         """Moves with the network but keeps its type: in bfloat16 the frequencies would be off by whole periods."""
         before = self.freqs
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.freqs = self.freqs if self.freqs.dtype == before.dtype else before.to(self.freqs.device)
         return self
 

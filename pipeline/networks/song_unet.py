@@ -11,10 +11,10 @@ from pipeline.networks.layers import (
     FIR,
     NEAR_ZERO,
     FourierEmbedding,
+    as_condition,
     conv,
     group_norm,
     linear,
-    as_condition,
     one_hot,
     positional_embedding,
 )

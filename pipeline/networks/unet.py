@@ -167,8 +167,11 @@ def decoder(
 
 
 class FilteredConv(nn.Conv2d):
-    """A 3x3 convolution, then a filter that halves the resolution, as one operation: zeros are put around the image once,
-    for both, so the filter meets what the convolution answers beyond the border. The bias is added at the end."""
+    """A 3x3 convolution, then a filter that halves the resolution, as one operation.
+
+    Zeros are put around the image once, for both, so the filter meets what the convolution answers beyond the border.
+    The bias is added at the end.
+    """
 
     def __init__(self, num_in: int, num_out: int, taps: tuple[int, ...]) -> None:
         super().__init__(num_in, num_out, 3, padding=len(taps) // 2)
@@ -223,7 +226,8 @@ class UNet(nn.Module):
 
     def _encode(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The encoder's output, and all outputs that the decoder takes."""
-        aux, skips = x, []
+        aux = x
+        skips: list[Tensor] = []
         for part in self.enc.values():
             if isinstance(part, FilteredConv):
                 # Joins the output before it: the decoder takes their sum.

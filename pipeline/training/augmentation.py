@@ -1,10 +1,10 @@
-"""Non-leaky augmentation: images are changed geometrically, and the network is told how, so that it need not do the same
-when it samples (Karras et al. 2022, appendix F.2 and table 6, after arXiv 2006.06676).
+"""Non-leaky augmentation: images are changed geometrically and the network is told how, so it can leave it when it
+samples (Karras et al. 2022, appendix F.2 and table 6, after arXiv 2006.06676).
 
 An image may be mirrored (always on the table), turned upside down, scaled, rotated, stretched along a direction and
 moved, in this order, each with probability p by itself. The flips are exact. The rest is one affine map, resampled by
-bicubic interpolation in float64 with mirrored borders; there is no low-pass filter, as scales are near 1 (a third of an
-octave would be rare). A map by whole pixels is exact to rounding, and images with no map keep their bits.
+bicubic interpolation in float64 with mirrored borders, without a low-pass filter, as scales are near 1 (2^0.2 is one
+standard deviation). A move by whole pixels is exact to rounding, and images that are not mapped keep their bits.
 """
 
 import math
@@ -51,7 +51,7 @@ class Augmentation(NamedTuple):
         return torch.where(_column(moved), sampled.to(y.dtype), y)
 
     def _sources(self) -> Tensor:
-        """Where a place of the result is taken from: the inverse map, (N, 2, 3), in half image widths off the middle."""
+        """Where a place of the result comes from: the inverse map, (N, 2, 3), in half image widths off the middle."""
         shrink = torch.exp2(-_LOG_SCALE * self.scale)
         along, across = torch.exp2(-_LOG_SCALE * self.stretch), torch.exp2(_LOG_SCALE * self.stretch)
         there, back = _rotation(self.direction), _rotation(-self.direction)

@@ -56,7 +56,6 @@ class TrainingJob:
                 f"must be 0, as the images of {self.dataset.info.name} have no labels to drop "
                 f"(got {self.settings.label_dropout:g})",
             )
-
         told = getattr(self.model.network, "augment_dim", 0)
         if self.settings.augment and told != NUM_CONDITIONS:
             raise SettingsError(

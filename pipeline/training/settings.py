@@ -135,7 +135,7 @@ class TrainingSettings(Frozen):
         on_nan: what a loss that is not finite does: `stop` the training, or `skip` the step. It is counted either way.
         stratified: the noise levels of a step are one from each of `batch_size` equal parts of p_train, instead of
             independent of each other: the same expectation of the loss, with less variance.
-        augment: the probability of each change of the non-leaky augmentation, see `pipeline.training.augmentation`; 0 for
+        augment: the probability of each change of the non-leaky augmentation (`pipeline.training.augmentation`); 0 for
             none. The network is told of it: set its `augment_dim` to 9.
         loss_bins: the loss is reported by noise level in this many bins, evenly spaced in the quantile of p_train.
     """

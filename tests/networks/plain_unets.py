@@ -1,4 +1,4 @@
-"""The U-Nets once more, as plain formulas on a dictionary of published parameter names: no modules, no fused operations.
+"""The U-Nets once more, as plain formulas on a dictionary of published names: no modules, no fused operations.
 
 What differs between DDPM++, NCSN++ and ADM is told by `Kind`.
 """
