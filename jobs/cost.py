@@ -69,7 +69,7 @@ def cost_without_checkpoint(settings: GenerateSettings, missing: CheckpointError
     """
     points, count = engine_points(settings), settings.seeds.count
     try:
-        evaluations = sum(count_nfe(point.sampler, NoiseLevels()) or 0 for point in points)
+        evaluations = sum(count_nfe(point.sampler, NoiseLevels(), label=0) or 0 for point in points)
     except ValueError as error:
         raise SettingsError("sampler", str(error)) from error
     return [

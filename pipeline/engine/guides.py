@@ -53,8 +53,8 @@ def _check_classifier_free(point: Point, snapshot: Snapshot, is_labelled: bool) 
         raise SettingsError(
             where, f"cfg guides by a label, and these samples have none ({snapshot.title}, labels {point.labels.kind})"
         )
-    training = snapshot.manifest.meta.get("settings") or {}
-    if training and not training.get("label_dropout"):
+    training = snapshot.manifest.meta.get("settings") or {}  # of an import, nobody knows how it was trained
+    if training and training.get("kind") != "imported" and not training.get("label_dropout"):
         raise SettingsError(
             where,
             f"cfg asks the network without a label, and {snapshot.title} always had one: train with "

@@ -219,6 +219,7 @@ def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Store:
     put_snapshot(store, "apart", 5, model=changed(preconditioning=VEPreconditioning(sigma_max=50.0)))
     put_snapshot(store, "certain", 6, batch_size=512, label_dropout=0.0)
     put_snapshot(store, "trained", 7, batch_size=512, label_dropout=0.1)
+    put_snapshot(store, "found", 8, kind="imported", origin="elsewhere")
     return store
 
 
@@ -230,8 +231,11 @@ def test_a_mistake_is_one_sentence_before_anything_is_computed(mistaken: Store, 
     assert contents(mistaken) == {}
 
 
-def test_label_dropout_in_training_allows_classifier_free_guidance(mistaken: Store) -> None:
-    points = [replace(POINTS[1], checkpoint=CheckpointRef("trained"))]
+@pytest.mark.parametrize("name", ["trained", "found"])
+def test_label_dropout_in_training_or_an_origin_elsewhere_allows_classifier_free_guidance(
+    mistaken: Store, name: str
+) -> None:
+    points = [replace(POINTS[1], checkpoint=CheckpointRef(name))]
     [setting] = find_settings(mistaken, points, EXECUTION, place(EXECUTION, HERE))
     assert setting.count_nfe() == 8
 
