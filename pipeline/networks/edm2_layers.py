@@ -24,7 +24,7 @@ Flavor = Literal["enc", "dec"]
 def magnitude(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """The root of the mean square over some dimensions, which stay with length 1; in float32 at least."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype)
     return norm * math.sqrt(norm.numel() / x.numel())
 
 
@@ -77,7 +77,7 @@ class MPFourier(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MPFourier":
         before = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in before.items():
             if not buffer.is_meta:
                 self._buffers[name] = buffer.to(getattr(self, name).device)

@@ -29,7 +29,8 @@ class Uncertainty(nn.Module):
         """Noise levels, shape (N,) -> u of that shape, in float32 whatever autocast says."""
         features = self.logvar_fourier((sigma.log() / 4).to(torch.float32))
         weight = self.logvar_linear.weight[0]
-        return (features * weight).sum(1) / math.sqrt(len(weight))
+        u: Tensor = (features * weight).sum(1) / math.sqrt(len(weight))
+        return u
 
 
 def balanced(losses: Tensor, u: Tensor, num_values: int) -> Tensor:
