@@ -9,9 +9,9 @@ There the reference is one of the solvers of highest order, with its steps doubl
 is 1.
 
 A solver is every member of the union `Solver` that is not stochastic, once for each of its forms, at its highest order
-(switches as they are by default); one that makes the same images as an earlier one is left out. It gets as many steps as
-a budget of evaluations allows. The error of a sample is the root mean square over its pixels, in the model's range of
--1 to 1; told are the mean over the seeds and its 95 % interval.
+(switches as they are by default); one that makes the same images as an earlier one is left out. It gets as many steps
+as a budget of evaluations allows. The error of a sample is the root mean square over its pixels, in the model's range
+of -1 to 1; told are the mean over the seeds and its 95 % interval.
 """
 
 import argparse
