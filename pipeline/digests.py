@@ -4,8 +4,10 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
+
+SINCE = "since"  # metadata of a field that came after its class: the version that brought it
 
 DIGEST_LENGTH = 32  # hex digits kept of a sha256 where a digest names a folder: 128 bits
 
@@ -18,15 +20,22 @@ def sha256(data: bytes | memoryview) -> str:
 def plain(value: Any) -> Any:
     """A value as JSON knows it; dataclasses and models become dictionaries, with their `revision` if any.
 
+    A field that came later, `field(default=..., metadata={"since": 2})` or in a model
+    `Field(default=..., json_schema_extra={"since": 2})`, is left out where it has its default, so that what was named
+    before the field existed keeps its name. The default must therefore mean what was done before.
+
     Raises:
         TypeError: for a value that has no canonical form (sets, tensors, open files, ...).
     """
     if is_dataclass(value) and not isinstance(value, type):
-        settings = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        names = [field.name for field in fields(value) if not _came_later(field, getattr(value, field.name))]
+        settings = {name: plain(getattr(value, name)) for name in names}
         revision = getattr(type(value), "revision", None)
         return settings if revision is None else {**settings, "revision": revision}
     if hasattr(type(value), "model_fields"):  # a pydantic model
-        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
+        declared = type(value).model_fields.items()
+        names = [name for name, field in declared if not _came_later_in_model(field, getattr(value, name))]
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -36,6 +45,20 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | bool):
         return value
     raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def _came_later(field: Field[Any], value: Any) -> bool:
+    """Whether a dataclass got this field later and the value is what was done before."""
+    if SINCE not in field.metadata:
+        return False
+    made: Any = field.default if field.default_factory is MISSING else field.default_factory()
+    return bool(value == made)
+
+
+def _came_later_in_model(field: Any, value: Any) -> bool:
+    """The same of a pydantic model's field."""
+    extra = field.json_schema_extra
+    return isinstance(extra, Mapping) and SINCE in extra and value == field.get_default(call_default_factory=True)
 
 
 def _number(value: float) -> float | int | str:

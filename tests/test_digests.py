@@ -1,11 +1,11 @@
 """Digests: one name for one value."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, TypeAdapter
 
 from pipeline.digests import canonical, digest, sha256
 
@@ -20,6 +20,14 @@ class Part:
 class MendedPart:
     alpha: float = 1.0
     revision: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class GrownPart:
+    alpha: float = 1.0
+    beta: float = field(default=0.0, metadata={"since": 2})
+    parts: tuple[Part, ...] = field(default_factory=tuple, metadata={"since": 3})
+    revision: ClassVar[int] = 1
 
 
 class Model(BaseModel):
@@ -49,6 +57,24 @@ def test_a_part_with_a_new_revision_is_another_part() -> None:
 
 def test_models_keep_the_revisions_of_their_parts() -> None:
     assert canonical(Model()) == '{"names":["a","b"],"part":{"alpha":1,"revision":1}}'
+
+
+class GrownModel(Model):
+    power: float = Field(default=0.0, json_schema_extra={"since": 2})
+    more: tuple[Part, ...] = Field(default_factory=tuple, json_schema_extra={"since": 2})
+
+
+def test_what_was_named_before_a_field_came_keeps_its_name():
+    assert digest(GrownPart()) == digest(GrownPart(beta=0, parts=())) == digest(Part())
+    assert digest(GrownModel()) == digest(GrownModel(power=0)) == digest(Model())
+    assert digest(TypeAdapter(GrownPart).validate_python({"alpha": 1})) == digest(Part())
+
+
+def test_a_field_that_came_later_counts_where_it_is_used():
+    assert canonical(GrownPart(beta=0.5)) == '{"alpha":1,"beta":0.5,"revision":1}'
+    assert canonical(GrownPart(parts=(Part(),))) == '{"alpha":1,"parts":[{"alpha":1,"revision":1}],"revision":1}'
+    assert canonical(GrownModel(power=2)) == '{"names":["a","b"],"part":{"alpha":1,"revision":1},"power":2}'
+    assert digest(GrownModel(more=(Part(),))) != digest(Model())
 
 
 def test_what_has_no_canonical_form_is_refused() -> None:

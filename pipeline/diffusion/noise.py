@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.schedules import VP
+from pipeline.diffusion.schedules import VP, RectifiedFlow
 from pipeline.diffusion.timesteps import check_iddpm, iddpm_levels
 
 
@@ -101,6 +101,72 @@ class IDDPMLevels:
 
 
 @dataclass(frozen=True)
+class RectifiedFlowUniformTime:
+    """sigma = t / (1 - t), t ~ U(0, 1 - epsilon_t): the training noise of the rectified flow (Liu et al. 2022).
+
+    Its other one, a logit-normal t (Esser et al. 2024, arXiv 2403.03206), is `LogNormal`, since logit t = ln sigma.
+    """
+
+    kind: Literal["flow"] = "flow"
+    epsilon_t: float = 1e-3
+    revision: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon_t < 1:
+            raise ValueError(f"epsilon_t: must lie between 0 and 1 (got {self.epsilon_t})")
+
+    def sigma(self, u: Tensor) -> Tensor:
+        return RectifiedFlow().sigma(u * (1 - self.epsilon_t))
+
+
+@dataclass(frozen=True)
+class LogLogistic:
+    """ln sigma has a logistic distribution of mean P_mean and standard deviation P_std: as `LogNormal`, wider tails.
+
+    Used by Crowson et al. 2024, arXiv 2401.11605. A uniform t of the rectified flow has P_mean 0 and P_std pi/sqrt(3).
+    """
+
+    kind: Literal["loglogistic"] = "loglogistic"
+    P_mean: float = -1.2
+    P_std: float = 1.2
+    revision: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not self.P_std > 0:
+            raise ValueError(f"P_std: must be positive (got {self.P_std})")
+
+    def sigma(self, u: Tensor) -> Tensor:
+        return torch.exp(self.P_mean + self.P_std * math.sqrt(3) / math.pi * torch.logit(u))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A uniform time of the cosine schedule of Nichol and Dhariwal 2021 (arXiv 2102.09672, Eq. 17), up to sigma_max.
+
+    The schedule is 1 + sigma^2 = f(0) / f(t) with f(t) = cos^2(pi/2 (t + C_2) / (1 + C_2)); the levels of `IDDPMLevels`
+    are even steps in it. sigma is infinite at t = 1, so t ends where sigma_max is reached.
+    """
+
+    kind: Literal["cosine"] = "cosine"
+    sigma_max: float = 80.0
+    C_2: float = 0.008
+    revision: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_max < math.inf:
+            raise ValueError(f"sigma_max: must be positive (got {self.sigma_max})")
+        if not 0 <= self.C_2 < math.inf:
+            raise ValueError(f"C_2: must be 0 or more (got {self.C_2})")
+
+    def sigma(self, u: Tensor) -> Tensor:
+        first = 0.5 * math.pi * self.C_2 / (1 + self.C_2)  # the angle at t = 0, and at sigma_max
+        last = math.acos(math.cos(first) / math.hypot(1, self.sigma_max))
+        rise = u * (last - first)
+        # f(0) - f(t) as a product of sines, without the cancellation at small t.
+        return (torch.sin(rise + 2 * first) * torch.sin(rise)).sqrt() / torch.cos(first + rise)
+
+
+@dataclass(frozen=True)
 class InverseVariance:
     """lambda = 1 / sigma^2 (Table 1, columns VP, VE and iDDPM)."""
 
@@ -122,5 +188,16 @@ class EDMWeighting:
         return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
-TrainingNoise = LogNormal | VPUniformTime | LogUniform | IDDPMLevels
-Weighting = EDMWeighting | InverseVariance
+@dataclass(frozen=True)
+class RectifiedFlowWeighting:
+    """lambda = ((1 + sigma) / sigma)^2: weight 1 on the velocity that a network of the rectified flow predicts."""
+
+    kind: Literal["flow"] = "flow"
+    revision: ClassVar[int] = 1
+
+    def weight(self, sigma: Tensor, sigma_data: float) -> Tensor:
+        return RectifiedFlow().sigma_inv(sigma) ** -2
+
+
+TrainingNoise = LogNormal | VPUniformTime | LogUniform | IDDPMLevels | RectifiedFlowUniformTime | LogLogistic | Cosine
+Weighting = EDMWeighting | InverseVariance | RectifiedFlowWeighting

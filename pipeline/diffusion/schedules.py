@@ -97,6 +97,23 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class RectifiedFlow:
+    """sigma(t) = t / (1 - t), t in [0, 1): with its scaling x = (1 - t) y + t n (Liu et al. 2022, arXiv 2209.03003)."""
+
+    kind: Literal["flow"] = "flow"
+    revision: ClassVar[int] = 1
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t / (1 - t)
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        return (1 - t) ** -2
+
+    def sigma_inv(self, sigma: Tensor) -> Tensor:
+        return sigma / (1 + sigma)
+
+
+@dataclass(frozen=True)
 class Unscaled:
     """s = 1 (Table 1, columns VE, iDDPM and EDM)."""
 
@@ -125,5 +142,19 @@ class VPScaling:
         return -sigma * self.s(sigma) ** 3
 
 
-Schedule = VP | VE | Linear
-Scaling = Unscaled | VPScaling
+@dataclass(frozen=True)
+class RectifiedFlowScaling:
+    """s = 1 / (1 + sigma), which is 1 - t of the rectified flow: data and noise have weights that add up to 1."""
+
+    kind: Literal["flow"] = "flow"
+    revision: ClassVar[int] = 1
+
+    def s(self, sigma: Tensor) -> Tensor:
+        return 1 / (1 + sigma)
+
+    def ds_dsigma(self, sigma: Tensor) -> Tensor:
+        return -((1 + sigma) ** -2)
+
+
+Schedule = VP | VE | Linear | RectifiedFlow
+Scaling = Unscaled | VPScaling | RectifiedFlowScaling

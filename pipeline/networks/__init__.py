@@ -2,14 +2,17 @@
 
 `settings.build(resolution, channels, num_classes)` returns a module called as `module(x, c_noise, labels)` with x of
 shape (N, C, H, W), c_noise of shape (N,) and int64 labels of shape (N,), -1 for none (or None for none at all); it
-returns a tensor of the shape of x. Preconditioning is not the network's: see `pipeline.diffusion.preconditioning`.
+returns a tensor of the shape of x. One whose settings have an `augment_dim` above 0 takes a fourth argument of shape
+(N, augment_dim), what was done to the images in training; left out it is zeros. Preconditioning is not the network's: see `pipeline.diffusion.preconditioning`.
 `Network` is the union of all settings; a new network is one file and one more member here.
 """
 
+from pipeline.networks.adm import ADM
 from pipeline.networks.ddpmpp import DDPMpp
 from pipeline.networks.diffusers_unet2d import DiffusersUNet2D
 from pipeline.networks.mlp import MLP
+from pipeline.networks.ncsnpp import NCSNpp
 
-Network = DDPMpp | MLP | DiffusersUNet2D
+Network = DDPMpp | NCSNpp | ADM | MLP | DiffusersUNet2D
 
-__all__ = ["DDPMpp", "DiffusersUNet2D", "MLP", "Network"]
+__all__ = ["ADM", "MLP", "DDPMpp", "DiffusersUNet2D", "NCSNpp", "Network"]

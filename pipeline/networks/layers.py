@@ -1,4 +1,4 @@
-"""The parts of the U-Nets: initialized layers, embeddings of noise level and label, the residual block with attention.
+"""The parts of the U-Nets: initialized layers, resampling, embeddings of noise level and label.
 
 Parameters have the names, shapes and order of channels of the networks of "Elucidating the Design Space of
 Diffusion-Based Generative Models" (arXiv 2206.00364, appendix F.2), so that their weights fit without reshaping.
@@ -7,7 +7,7 @@ Everything works in both memory formats (contiguous, channels-last), in every fl
 """
 
 import math
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,33 +18,40 @@ NORM_EPS = 1e-6
 NEAR_ZERO = 1e-5  # gain of a layer that should begin as (almost) nothing
 
 Resample = Literal["none", "down", "up"]
+Init = Literal["xavier", "fan_in"]
+"""How weights begin: uniform with Xavier's bound and biases zero, or, biases too, uniform within 1 / sqrt(inputs)."""
 
 
-def _initialize(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
-    nn.init.xavier_uniform_(layer.weight, gain)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+def _initialize(layer: nn.Conv2d | nn.Linear, gain: float, init: Init) -> None:
+    if init == "xavier":
+        nn.init.xavier_uniform_(layer.weight, gain)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    elif gain != 1:  # torch's own beginning is the other one
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.mul_(gain)
 
 
-def conv(num_in: int, num_out: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
-    """A convolution of odd kernel size that keeps the resolution; Xavier-uniform weights times `gain`, biases zero."""
+def conv(num_in: int, num_out: int, kernel: int, gain: float = 1.0, init: Init = "xavier") -> nn.Conv2d:
+    """A convolution of odd kernel size that keeps the resolution; its weights begin as `Init` says, times `gain`."""
     layer = nn.Conv2d(num_in, num_out, kernel, padding=kernel // 2)
-    _initialize(layer, gain)
+    _initialize(layer, gain, init)
     return layer
 
 
-def linear(num_in: int, num_out: int, gain: float = 1.0) -> nn.Linear:
-    """A linear layer; Xavier-uniform weights times `gain`, biases zero."""
-    layer = nn.Linear(num_in, num_out)
-    _initialize(layer, gain)
+def linear(num_in: int, num_out: int, gain: float = 1.0, init: Init = "xavier", *, bias: bool = True) -> nn.Linear:
+    """A linear layer; its weights begin as `Init` says, times `gain`."""
+    layer = nn.Linear(num_in, num_out, bias=bias)
+    _initialize(layer, gain, init)
     return layer
 
 
-def group_norm(num_channels: int) -> nn.GroupNorm:
+def group_norm(num_channels: int, eps: float = NORM_EPS) -> nn.GroupNorm:
     """Group norm with min(32, channels / 4) groups, or the largest number below it that divides the channels."""
     most = max(1, min(32, num_channels // 4))
     num_groups = next(groups for groups in range(most, 0, -1) if num_channels % groups == 0)
-    return nn.GroupNorm(num_groups, num_channels, eps=NORM_EPS)
+    return nn.GroupNorm(num_groups, num_channels, eps=eps)
 
 
 def silu_(x: Tensor) -> Tensor:
@@ -52,17 +59,55 @@ def silu_(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
-def resampling(mode: Resample) -> nn.Module:
-    """Halves or doubles the resolution with the box filter [1, 1]: the average of 2x2 pixels, or the nearest pixel."""
-    if mode == "down":
-        return nn.AvgPool2d(2)
-    if mode == "up":
-        return nn.Upsample(scale_factor=2, mode="nearest")
-    return nn.Identity()
+BOX = (1, 1)
+FIR = (1, 3, 3, 1)
 
 
-def positional_embedding(c_noise: Tensor, num_channels: int, max_positions: float = 10_000.0) -> Tensor:
-    """Sines, then cosines, of `c_noise` at frequencies from 1 down to 1/max_positions, both reached ("endpoint" style).
+def resampling(mode: Resample, taps: tuple[int, ...] = BOX) -> nn.Module:
+    """Halves or doubles the resolution with a filter, given by its taps along one axis; beyond the border is zero.
+
+    With the box filter that is the average of 2x2 pixels, or the nearest pixel.
+    """
+    if mode == "none":
+        return nn.Identity()
+    if taps != BOX:
+        return Filter(mode, taps)
+    return nn.AvgPool2d(2) if mode == "down" else nn.Upsample(scale_factor=2, mode="nearest")
+
+
+class Filter(nn.Module):
+    """Halves or doubles the resolution of every channel with a symmetric filter of even length.
+
+    Args:
+        mode: "down" or "up".
+        taps: of the filter along one axis; they are scaled so that a constant stays what it is.
+        overlap: how far the filter reaches over the border; None for as far as makes the resolution half or double.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, mode: Resample, taps: tuple[int, ...], overlap: int | None = None) -> None:
+        super().__init__()
+        self.up = mode == "up"
+        self.overlap = len(taps) // 2 - 1 if overlap is None else overlap
+        row = torch.tensor(taps, dtype=torch.float32)
+        row = row * ((2 if self.up else 1) / sum(taps))
+        # Made by the settings, so no part of the weights; of [1, 3, 3, 1] every type holds it exactly.
+        self.register_buffer("kernel", torch.outer(row, row)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H', W')."""
+        num = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(num, -1, -1, -1)
+        function = F.conv_transpose2d if self.up else F.conv2d
+        out: Tensor = function(x, kernel, stride=2, padding=self.overlap, groups=num)
+        return out
+
+
+def positional_embedding(
+    c_noise: Tensor, num_channels: int, max_positions: float = 10_000.0, *, endpoint: bool = True
+) -> Tensor:
+    """Sines, then cosines, of `c_noise` at frequencies from 1 down to 1/max_positions.
 
     Frequencies are computed where they are used and in float32 at least, for a buffer would be rounded with
     the network: in bfloat16 a c_noise near 1000 would be off by whole periods.
@@ -71,18 +116,48 @@ def positional_embedding(c_noise: Tensor, num_channels: int, max_positions: floa
         c_noise: the network's noise condition, shape (N,).
         num_channels: width, even and at least 4.
         max_positions: the ratio of the largest to the smallest frequency.
+        endpoint: whether the smallest frequency is reached, or is the one that would follow the last.
 
     Returns:
         Shape (N, num_channels), float32, or float64 if `c_noise` is.
     """
     positions = c_noise if c_noise.dtype == torch.float64 else c_noise.to(torch.float32)
     half = num_channels // 2
-    exponents = torch.arange(half, dtype=positions.dtype, device=positions.device) / (half - 1)
+    exponents = torch.arange(half, dtype=positions.dtype, device=positions.device) / (half - endpoint)
     angles = positions[:, None] * torch.pow(1.0 / max_positions, exponents)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def one_hot(labels: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
+class FourierEmbedding(nn.Module):
+    """Sines, then cosines, of 2 pi f c_noise at random frequencies f ~ N(0, scale^2), drawn once and kept in the weights
+    (Tancik et al. 2020, arXiv 2006.10739; in Song et al. 2021, arXiv 2011.13456, with scale 16).
+
+    Args:
+        num_channels: width, even.
+        scale: standard deviation of the frequencies.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, num_channels: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.randn(num_channels // 2) * scale)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """(N,) -> (N, num_channels), float32, or float64 if `c_noise` is."""
+        positions = c_noise if c_noise.dtype == torch.float64 else c_noise.to(torch.float32)
+        angles = positions[:, None] * (2 * math.pi * self.freqs.to(positions.dtype))
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "FourierEmbedding":
+        """Moves with the network but keeps its type: in bfloat16 the frequencies would be off by whole periods."""
+        before = self.freqs
+        super()._apply(fn, recurse)
+        self.freqs = self.freqs if self.freqs.dtype == before.dtype else before.to(self.freqs.device)
+        return self
+
+
+def one_hot(labels: Tensor | None, num_classes: int, like: Tensor, entry: float | None = None) -> Tensor:
     """Labels as rows with one entry sqrt(num_classes), so of mean square 1; all zero where there is no label.
 
     Labels are not checked, since reading them back would stall the device: that they lie in -1..num_classes-1 is the
@@ -92,6 +167,7 @@ def one_hot(labels: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
         labels: int64, shape (N,), -1 for none; None is -1 for all.
         num_classes: width of a row.
         like: any tensor of N rows whose type and device the result takes.
+        entry: another value than sqrt(num_classes).
 
     Returns:
         Shape (N, num_classes).
@@ -99,7 +175,12 @@ def one_hot(labels: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
     if labels is None:
         return like.new_zeros(len(like), num_classes)
     classes = torch.arange(num_classes, device=labels.device)
-    return (labels[:, None] == classes).to(like.dtype) * math.sqrt(num_classes)
+    return (labels[:, None] == classes).to(like.dtype) * (math.sqrt(num_classes) if entry is None else entry)
+
+
+def as_condition(augment: Tensor | None, num: int, like: Tensor) -> Tensor:
+    """The augmentation's numbers, shape (N, num), in the type and on the device of `like`; None is zeros."""
+    return like.new_zeros(len(like), num) if augment is None else augment.to(like)
 
 
 def planar(rows: Tensor, num_heads: int) -> Tensor:
@@ -117,58 +198,3 @@ def check_shape(resolution: int, channels: int, num_classes: int) -> None:
         least = 0 if name == "num_classes" else 1
         if value < least:
             raise ValueError(f"{name}: must be at least {least} (got {value})")
-
-
-class Block(nn.Module):
-    """The residual block of the U-Nets: norm, SiLU, convolution, twice; then self-attention where it has heads.
-
-    Args:
-        num_in: channels of the input.
-        num_out: channels of the output.
-        num_emb: width of the embedding of noise level and label; it is added between the convolutions.
-        resample: halves or doubles the resolution before the first convolution, and on the skip path.
-        num_heads: heads of attention over the pixels; 0 for a block without.
-        dropout: probability, before the second convolution.
-    """
-
-    def __init__(
-        self, num_in: int, num_out: int, num_emb: int, *, resample: Resample = "none", num_heads: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.resample = resampling(resample)
-        self.norm0 = group_norm(num_in)
-        self.conv0 = conv(num_in, num_out, kernel=3)
-        self.affine = linear(num_emb, num_out)
-        self.norm1 = group_norm(num_out)
-        self.conv1 = conv(num_out, num_out, kernel=3, gain=NEAR_ZERO)
-        self.skip: nn.Module = nn.Identity()
-        if num_in != num_out or resample != "none":
-            self.skip = conv(num_in, num_out, kernel=1)
-        if num_heads > 0:
-            self.norm2 = group_norm(num_out)
-            self.qkv = conv(num_out, 3 * num_out, kernel=1, gain=math.sqrt(0.2))
-            self.proj = conv(num_out, num_out, kernel=1, gain=NEAR_ZERO)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x: (N, num_in, H, W), emb: (N, num_emb) -> (N, num_out, H', W')."""
-        y = self.conv0(self.resample(silu_(self.norm0(x))))
-        y += self.affine(emb)[:, :, None, None]
-        y = F.dropout(silu_(self.norm1(y)), self.dropout, self.training)
-        x = self.conv1(y).add_(self.skip(self.resample(x))).mul_(SKIP_SCALE)
-        if self.num_heads > 0:
-            x = (x + self._attend(self.norm2(x))).mul_(SKIP_SCALE)
-        return x
-
-    def _attend(self, x: Tensor) -> Tensor:
-        """Self-attention over pixels. The 1x1 convolutions are done as matrix products on (N, H*W, C)."""
-        n, c, h, w = x.shape
-        size = c // self.num_heads
-        weight = planar(self.qkv.weight.flatten(1), self.num_heads)
-        bias = planar(cast(Tensor, self.qkv.bias), self.num_heads)
-        rows = F.linear(x.flatten(2).mT, weight, bias).view(n, h * w, 3, self.num_heads, size)
-        q, k, v = rows.permute(2, 0, 3, 1, 4).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
-        y = F.linear(y, self.proj.weight.flatten(1), self.proj.bias)
-        return y.mT.reshape(n, c, h, w)

@@ -62,7 +62,7 @@ class MLPNet(nn.Module):
         self.last = linear(net.hidden, num_pixels)
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The raw output F of the network, of the shape (N, C, H, W) of x; the arguments are those of `DDPMppNet`."""
+        """The raw output F of the network, of the shape (N, C, H, W) of x; the arguments are those of `UNet`."""
         dtype = self.first.weight.dtype
         emb = positional_embedding(c_noise, self.hidden).to(dtype)
         y = self.first(x.to(dtype).flatten(1)) + self.map_noise(emb)

@@ -32,7 +32,7 @@ class Batches:
 
     Args:
         dataset: the images.
-        settings: of the training: its seed, noise distribution and flips.
+        settings: of the training: its seed, noise distribution, strata and flips.
         device: where the batches go; their noise is made there.
     """
 
@@ -55,7 +55,13 @@ class Batches:
         if self._settings.x_flip:
             y = torch.where((flip < 0.5)[:, None, None, None], y.flip(3), y)
         n = normal(key, draw(TRAINING_NOISE, 0) + position, y.shape[1:]).to(torch.float32)
+        u = self._stratify(position, u)
         return Batch(start, y, n, u, self._settings.noise.sigma(u), labels)
+
+    def _stratify(self, position: Tensor, u: Tensor) -> Tensor:
+        """The quantiles of a step, each in the stratum of its place in the step, whichever worker makes it."""
+        size = self._settings.batch_size
+        return (position % size + u) / size if self._settings.stratified else u
 
     def _images(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         chosen = image_index(self._settings.seed, np.arange(start, stop, dtype=np.int64), len(self._dataset))

@@ -86,6 +86,8 @@ class TrainingSettings(Frozen):
             Empty: with the snapshots.
         log_kimg: thousands of images between log lines.
         on_nan: what a loss that is not finite does: `stop` the training, or `skip` the step. It is counted either way.
+        stratified: the noise levels of a step are one from each of `batch_size` equal parts of p_train, instead of
+            independent of each other: the same expectation of the loss, with less variance.
         loss_bins: the loss is reported by noise level in this many bins, evenly spaced in the quantile of p_train.
     """
 
@@ -96,6 +98,7 @@ class TrainingSettings(Frozen):
     batch_size: int = Field(default=512, gt=0)
     microbatch: int | None = Field(default=None, gt=0)
     x_flip: bool = False
+    stratified: bool = Field(default=False, json_schema_extra={"since": 2})
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Precision = "fp32"
     channels_last: bool = True

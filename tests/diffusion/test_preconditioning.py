@@ -1,21 +1,28 @@
 """Preconditionings and the denoiser: variances, a second implementation, rounding, precision."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.diffusion.noise import EDMWeighting, InverseVariance
+from pipeline.diffusion.noise import EDMWeighting, InverseVariance, RectifiedFlowWeighting
 from pipeline.diffusion.preconditioning import (
     Denoiser,
     DiscretePreconditioning,
     EDMPreconditioning,
     IDDPMPreconditioning,
+    RectifiedFlowPreconditioning,
     VEPreconditioning,
     VPPreconditioning,
 )
-from pipeline.diffusion.seeds import normal
+from pipeline.diffusion.sampling import Sampler, sample
+from pipeline.diffusion.schedules import RectifiedFlow, RectifiedFlowScaling
+from pipeline.diffusion.seeds import INITIAL, draw, normal
+from pipeline.diffusion.solvers import Euler
+from pipeline.diffusion.timesteps import ExplicitSteps
+from tests.diffusion.mixture import Mixture
 from tests.diffusion.parts import PRECONDITIONINGS, name
 from tests.diffusion.test_timesteps import plain_table
 
@@ -27,7 +34,9 @@ INPUT_VARIANCE = {
     "iddpm": lambda sigma: (sigma**2 + SIGMA_DATA**2) / (sigma**2 + 1),
     "discrete": lambda sigma: (sigma**2 + SIGMA_DATA**2) / (sigma**2 + 1),
     "ve": lambda sigma: sigma**2 + SIGMA_DATA**2,
+    "flow": lambda sigma: (sigma**2 + SIGMA_DATA**2) / (1 + sigma) ** 2,
 }
+TARGET_VARIANCE = {"flow": 1 + SIGMA_DATA**2}  # of the velocity; the others aim at variance 1
 
 
 class Spy(nn.Module):
@@ -59,7 +68,8 @@ def test_input_and_target_of_the_network_have_the_variance_of_table_1(preconditi
     y = SIGMA_DATA * normal(torch.tensor([1]), 0, shape)
     n = sigma * normal(torch.tensor([2]), 0, shape)
     spy, skip, out = through(preconditioning, y + n, sigma)
-    assert ((y - skip) / out).var().item() == pytest.approx(1.0, rel=0.013)
+    expected = TARGET_VARIANCE.get(preconditioning.kind, 1.0)
+    assert ((y - skip) / out).var().item() == pytest.approx(expected, rel=0.013)
     if preconditioning.kind in INPUT_VARIANCE:
         assert spy.x.var().item() == pytest.approx(INPUT_VARIANCE[preconditioning.kind](sigma), rel=0.013)
 
@@ -69,7 +79,8 @@ def test_the_variances_in_closed_form(preconditioning):
     sigma = torch.tensor(SIGMAS, dtype=torch.float64)
     c = preconditioning.coefficients(sigma, SIGMA_DATA)
     target = ((1 - c.c_skip) ** 2 * SIGMA_DATA**2 + c.c_skip**2 * sigma**2) / c.c_out**2
-    torch.testing.assert_close(target, torch.ones_like(sigma), rtol=1e-12, atol=0)
+    expected_target = torch.full_like(sigma, TARGET_VARIANCE.get(preconditioning.kind, 1.0))
+    torch.testing.assert_close(target, expected_target, rtol=1e-12, atol=0)
     if preconditioning.kind in INPUT_VARIANCE:
         expected = [INPUT_VARIANCE[preconditioning.kind](value) for value in SIGMAS]
         assert (c.c_in**2 * (sigma**2 + SIGMA_DATA**2)).tolist() == pytest.approx(expected, rel=1e-12)
@@ -84,6 +95,53 @@ def test_the_target_of_vp_ve_and_iddpm_is_the_noise(preconditioning, sign):
     n = normal(torch.tensor([2]), 0, (1, 4, 4))
     _, skip, out = through(preconditioning, y + 3.0 * n, 3.0)
     torch.testing.assert_close((y - skip) / out, sign * n, rtol=0, atol=1e-12)
+
+
+def test_the_network_of_the_rectified_flow_sees_x_t_and_predicts_the_velocity():
+    y = SIGMA_DATA * normal(torch.tensor([1]), 0, (1, 4, 4))
+    n = normal(torch.tensor([2]), 0, (1, 4, 4))
+    for t in (0.001, 0.3, 0.9, 0.999):
+        sigma = t / (1 - t)
+        spy, skip, out = through(RectifiedFlowPreconditioning(), y + sigma * n, sigma)
+        torch.testing.assert_close(spy.x, (1 - t) * y + t * n, rtol=0, atol=1e-12)
+        torch.testing.assert_close((y - skip) / out, n - y, rtol=0, atol=1e-9)
+        assert spy.c_noise.tolist() == pytest.approx([1000 * t], rel=1e-12)
+
+
+def test_matching_the_velocity_is_denoising_with_the_weight_of_the_flow():
+    """|F(x_t, 1000 t) - (n - y)|^2 = lambda(sigma) |D(y + sigma n; sigma) - y|^2, for any network."""
+    t = torch.linspace(0.002, 0.998, 40, dtype=torch.float64)
+    sigma, column = t / (1 - t), (-1, 1, 1, 1)
+    y, n = (SIGMA_DATA * normal(torch.arange(40), 0, (2, 3, 3)), normal(torch.arange(40), 1, (2, 3, 3)))
+    labels = torch.arange(40) % 5 - 1
+    x_t = (1 - t.reshape(column)) * y + t.reshape(column) * n
+    of_velocity = (Probe()(x_t, 1000 * t, labels) - (n - y)).square().sum((1, 2, 3))
+    denoiser = Denoiser(Probe(), RectifiedFlowPreconditioning(), SIGMA_DATA)
+    error = (denoiser(y + sigma.reshape(column) * n, sigma, labels) - y).square().sum((1, 2, 3))
+    of_denoising = RectifiedFlowWeighting().weight(sigma, SIGMA_DATA) * error
+    torch.testing.assert_close(of_denoising, of_velocity, rtol=1e-8, atol=0)
+
+
+class Velocity(nn.Module):
+    """The velocity of the mixture with noise, E[n - y | x_t], as a perfect network would predict it."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None) -> Tensor:
+        t = (c_noise / 1000).reshape(-1, 1, 1, 1)
+        y = Mixture(std=0.5).denoise(x / (1 - t), (t / (1 - t)).flatten())
+        return (x - (1 - t) * y) / t - y
+
+
+def test_euler_on_schedule_and_scaling_of_the_flow_is_a_step_of_the_predicted_velocity():
+    """x_(t + dt) = x_t + dt F(x_t, t), as flow matching samples, through the sampler of everything else."""
+    denoiser = Denoiser(Velocity(), RectifiedFlowPreconditioning(), 1.0)
+    times = [0.99, 0.7, 0.4, 0.15, 0.0]
+    steps = ExplicitSteps(sigmas=tuple(t / (1 - t) for t in times[:-1]))
+    sampler = Sampler(timesteps=steps, solver=Euler(), schedule=RectifiedFlow(), scaling=RectifiedFlowScaling())
+    images = sample(denoiser, denoiser.levels, sampler, torch.arange(5), (1, 2, 2)).images
+    x = 0.99 * normal(torch.arange(5), draw(INITIAL, 0), (1, 2, 2))
+    for t, t_next in pairwise(times):
+        x = x + (t_next - t) * Velocity()(x, torch.full((5,), 1000 * t, dtype=torch.float64), None)
+    torch.testing.assert_close(images, x, rtol=1e-11, atol=1e-11)
 
 
 class Probe(nn.Module):
@@ -116,6 +174,11 @@ def plain_ve_denoiser(x: float, sigma: float, label: int) -> float:
     return x + sigma * plain_probe(x, math.log(sigma / 2), label)
 
 
+def plain_flow_denoiser(x: float, sigma: float, label: int) -> float:
+    t = sigma / (1 + sigma)
+    return (1 - t) * x - t * plain_probe((1 - t) * x, 1000 * t, label)
+
+
 U = plain_table()
 
 
@@ -131,8 +194,9 @@ def plain_iddpm_denoiser(x: float, sigma: float, label: int) -> float:
         (EDMPreconditioning(), plain_edm_denoiser),
         (VEPreconditioning(), plain_ve_denoiser),
         (IDDPMPreconditioning(), plain_iddpm_denoiser),
+        (RectifiedFlowPreconditioning(), plain_flow_denoiser),
     ],
-    ids=["vp", "edm", "ve", "iddpm"],
+    ids=["vp", "edm", "ve", "iddpm", "flow"],
 )
 def test_the_denoiser_is_what_a_plain_implementation_computes(preconditioning, plain):
     sigma = torch.logspace(-1.9, 1.9, 25, dtype=torch.float64)
@@ -181,6 +245,8 @@ def test_what_a_network_can_be_asked_is_what_it_was_trained_for():
     assert (ve.sigma_min, ve.sigma_max) == (0.1, 9.0)
     iddpm = IDDPMPreconditioning().levels()
     assert [iddpm.sigma_min, iddpm.sigma_max] == pytest.approx([U[999], U[0]], rel=1e-12)
+    flow = RectifiedFlowPreconditioning(epsilon_t=0.01).levels()
+    assert (flow.sigma_min, flow.sigma_max) == (0.0, pytest.approx(99.0))
     edm = EDMPreconditioning().levels()
     assert (edm.sigma_min, edm.sigma_max) == (0.0, math.inf)
 
@@ -231,6 +297,8 @@ def test_a_learned_variance_is_left_aside():
         ("sigma_min", lambda: VEPreconditioning(sigma_min=101.0)),
         ("M", lambda: IDDPMPreconditioning(M=0)),
         ("C_1", lambda: IDDPMPreconditioning(C_1=1.0)),
+        ("M", lambda: RectifiedFlowPreconditioning(M=0.0)),
+        ("epsilon_t", lambda: RectifiedFlowPreconditioning(epsilon_t=0.0)),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_the_name_of_their_key(key, make):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.diffusion.schedules import VE, VP, Linear, Unscaled, VPScaling
+from pipeline.diffusion.schedules import VE, VP, Linear, RectifiedFlow, RectifiedFlowScaling, Unscaled, VPScaling
 from tests.diffusion.parts import SCALINGS, SCHEDULES, name
 
 SIGMAS = torch.logspace(-3, math.log10(150), 200, dtype=torch.float64)
@@ -80,6 +80,17 @@ def test_vp_scaling_is_the_s_of_table_1():
     s = VPScaling().s(VP().sigma(t)).tolist()
     assert s == pytest.approx([1 / math.sqrt(math.exp(19.9 * x**2 / 2 + 0.1 * x)) for x in t.tolist()], rel=1e-12)
     assert Unscaled().s(t).tolist() == [1.0] * 50
+
+
+def test_the_state_of_the_rectified_flow_goes_straight_from_data_to_noise():
+    """s (y + sigma n) is (1 - t) y + t n, and the conditional velocity is n - y at every t."""
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    sigma = RectifiedFlow().sigma(t)
+    s, s_dot = RectifiedFlowScaling().s(sigma), RectifiedFlowScaling().ds_dsigma(sigma) * RectifiedFlow().sigma_dot(t)
+    assert s.tolist() == pytest.approx((1 - t).tolist(), rel=1e-13)
+    assert (s * sigma).tolist() == pytest.approx(t.tolist(), rel=1e-13)
+    assert s_dot.tolist() == pytest.approx([-1.0] * 50, rel=1e-12)
+    assert (s_dot * sigma + s * RectifiedFlow().sigma_dot(t)).tolist() == pytest.approx([1.0] * 50, rel=1e-12)
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.place import Place
-from tests.training.toys import make_dataset, make_settings, store_at
+from tests.training.toys import BATCH, make_dataset, make_settings, store_at
 
 CPU = torch.device("cpu")
 
@@ -62,6 +62,37 @@ def test_half_of_the_images_are_flipped_when_asked(tmp_path: Path) -> None:
     assert bool((same ^ mirrored).all())
     assert 430 < int(mirrored.sum()) < 570
     assert torch.equal(plain.n, flipped.n)
+
+
+def test_stratified_noise_levels_are_one_of_every_part_of_the_distribution_in_every_step(tmp_path: Path) -> None:
+    dataset = make_dataset(store_at(tmp_path))
+    settings = make_settings(batch_size=32, stratified=True, microbatch=5)
+    batches = Batches(dataset, settings, CPU)
+    for start in (0, 32, 320):
+        u = batches.make(start, start + 32).u
+        assert (u * 32).long().sort().values.tolist() == list(range(32))
+        assert torch.equal(batches.make(start, start + 32).sigma, settings.noise.sigma(u))
+    first = torch.stack([batches.make(start, start + 32).u for start in range(0, 32 * 50, 32)]) * 32 % 1
+    assert abs(first.mean().item() - 0.5) < 0.03
+    assert abs(first.var().item() - 1 / 12) < 0.01
+    shares = [Place(rank, 3).share_of(32, 64) for rank in range(3)]
+    parts = [batches.make(*span) for share in shares for span in batches.spans(*share)]
+    for part, whole in zip(_joined(parts), batches.make(32, 64)[1:], strict=True):
+        assert torch.equal(part, whole)
+    plain = Batches(dataset, make_settings(batch_size=32), CPU).make(0, 32)
+    assert torch.equal(plain.n, batches.make(0, 32).n)
+    assert torch.equal(plain.y, batches.make(0, 32).y)
+
+
+def test_the_mean_over_a_stratified_step_varies_far_less(tmp_path: Path) -> None:
+    """Of u itself: 1 / (12 B) for independent draws, 1 / (12 B^3) for one a stratum."""
+    dataset = make_dataset(store_at(tmp_path))
+    variances = []
+    for stratified in (False, True):
+        u = Batches(dataset, make_settings(stratified=stratified), CPU).make(0, 400 * BATCH).u.reshape(400, BATCH)
+        variances.append(u.mean(1).var().item())
+    assert variances[0] == pytest.approx(1 / (12 * BATCH), rel=0.3)
+    assert variances[1] == pytest.approx(1 / (12 * BATCH**3), rel=0.3)
 
 
 def test_data_without_classes_has_no_labels(tmp_path: Path) -> None:

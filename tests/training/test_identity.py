@@ -34,11 +34,15 @@ def test_how_long_how_often_and_where_do_not_make_another_training(fields: dict[
     [
         {"seed": 1}, {"batch_size": 8}, {"x_flip": True}, {"precision": "bf16"}, {"noise": LogUniform()},
         {"optimizer": Optimizer(lr=0.1)}, {"ema": {"halflife_kimg": [5.0]}},
-        {"weighting": {"kind": "inverse_variance"}},
+        {"weighting": {"kind": "inverse_variance"}}, {"stratified": True},
     ],
 )  # fmt: skip
 def test_what_determines_the_weights_makes_another_training(fields: dict[str, object]) -> None:
     assert _folder(**fields) != _folder()
+
+
+def test_a_training_from_before_there_were_more_settings_keeps_its_folder() -> None:
+    assert _folder() == "mine-722d1030"
 
 
 def test_so_do_the_model_and_the_content_of_the_data_but_not_its_name() -> None:

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from pipeline.data.dataset import Dataset
+from pipeline.diffusion.noise import IDDPMLevels, InverseVariance, RectifiedFlowUniformTime, RectifiedFlowWeighting
+from pipeline.diffusion.preconditioning import IDDPMPreconditioning, RectifiedFlowPreconditioning
+from pipeline.diffusion.timesteps import iddpm_levels
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
 from pipeline.networks import MLP, DDPMpp
+from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.place import Place
 from pipeline.training.settings import Optimizer, TrainingSettings
@@ -16,6 +20,8 @@ from pipeline.training.trainer import Trainer
 from tests.training.toys import BATCH, make_dataset, make_model, make_settings, store_at
 
 UNET = DDPMpp(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(), dropout=0.2)
+
+FAST = Optimizer(lr=3e-3, ramp_up_kimg=0)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +86,48 @@ def test_dropout_needs_no_state_to_go_on(dataset: Dataset) -> None:
     still = _trainer(dataset, DDPMpp(**{**UNET.__dict__, "dropout": 0.0}))
     still.step()
     assert any(not torch.equal(still.weights()["raw"][name], value) for name, value in _weights(broken).items())
+
+
+def test_a_network_of_discrete_levels_is_trained_on_its_own_levels_and_told_their_index(dataset: Dataset) -> None:
+    model = make_model(dataset, preconditioning=IDDPMPreconditioning(M=50), sigma_data=1.0)
+    settings = make_settings(noise=IDDPMLevels(M=50), weighting=InverseVariance(), optimizer=FAST)
+    trainer = Trainer(model, settings, dataset, Place())
+    told: list[torch.Tensor] = []
+    trainer._network.register_forward_pre_hook(lambda _, args: told.append(args[1]))
+    losses = _learn(trainer, steps=100)
+    indices = torch.cat(told)
+    assert indices.unique().tolist() == list(range(50))
+    sigma = Batches(dataset, settings, torch.device("cpu")).make(0, len(indices)).sigma
+    table = iddpm_levels(50, 0.001, 0.008)
+    assert torch.equal(table[49 - indices.long()], sigma)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_velocity_of_the_rectified_flow_is_learnt(tmp_path: Path) -> None:
+    """Its loss is that of flow matching: at first, of a network that answers 0, the square of n - y."""
+    images = np.linspace(30, 220, 64).reshape(1, 1, 8, 8).repeat(100, 0).astype(np.uint8)
+    images[::2] = images[::2].swapaxes(2, 3)
+    dataset = make_dataset(store_at(tmp_path), images=images)
+    model = make_model(dataset, MLP(hidden=128), preconditioning=RectifiedFlowPreconditioning(), sigma_data=1.0)
+    settings = make_settings(
+        noise=RectifiedFlowUniformTime(), weighting=RectifiedFlowWeighting(), stratified=True, optimizer=FAST
+    )
+    trainer = Trainer(model, settings, dataset, Place())
+    with torch.no_grad():
+        for parameter in trainer._network.last.parameters():
+            parameter.zero_()
+    batch = Batches(dataset, settings, torch.device("cpu")).make(0, BATCH)
+    losses = _learn(trainer, steps=100)
+    assert losses[0] == pytest.approx((batch.n - batch.y).square().sum().item() / BATCH, rel=1e-5)
+    assert sum(losses[-10:]) < 6.5 * losses[0]
+
+
+def _learn(trainer: Trainer, steps: int) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        trainer.step()
+        losses.append(trainer.summary().mean)
+    return losses
 
 
 @pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"precision": "fp16"}, {"channels_last": False}])
