@@ -10,9 +10,10 @@ returns a tensor of the shape of x. One whose settings have an `augment_dim` abo
 from pipeline.networks.adm import ADM
 from pipeline.networks.ddpmpp import DDPMpp
 from pipeline.networks.diffusers_unet2d import DiffusersUNet2D
+from pipeline.networks.edm2 import EDM2
 from pipeline.networks.mlp import MLP
 from pipeline.networks.ncsnpp import NCSNpp
 
-Network = DDPMpp | NCSNpp | ADM | MLP | DiffusersUNet2D
+Network = DDPMpp | NCSNpp | ADM | EDM2 | MLP | DiffusersUNet2D
 
-__all__ = ["ADM", "MLP", "DDPMpp", "DiffusersUNet2D", "NCSNpp", "Network"]
+__all__ = ["ADM", "EDM2", "MLP", "DDPMpp", "DiffusersUNet2D", "NCSNpp", "Network"]

@@ -1,10 +1,11 @@
-"""Averages of the weights over the training, in float32, each with its own half-life."""
+"""Averages of the weights over the training, in float32, each with its own half-life or power-function profile."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.training.power_ema import PREFIX, gamma_of, power_decay
 from pipeline.training.settings import EMA
 
 
@@ -27,6 +28,7 @@ class Averages:
     def __init__(self, settings: EMA, network: nn.Module) -> None:
         self._settings = settings
         self._network = network
+        self._gammas = [gamma_of(std) for std in settings.power_stds]
         self._names = [name for name, _ in network.named_parameters()]
         self._parameters = [parameter.detach() for parameter in network.parameters()]
         self._sets = {
@@ -35,8 +37,10 @@ class Averages:
 
     def update(self, batch_size: int, images_seen: int) -> None:
         """Moves every average towards the weights after a step; `images_seen` as in `decay`."""
-        for averages, halflife_kimg in zip(self._sets.values(), self._settings.halflife_kimg, strict=True):
-            beta = decay(batch_size, images_seen, 1000 * halflife_kimg, self._settings.ramp_up)
+        ema = self._settings
+        betas = [decay(batch_size, images_seen, 1000 * halflife, ema.ramp_up) for halflife in ema.halflife_kimg]
+        betas += [power_decay(batch_size, images_seen, gamma) for gamma in self._gammas]
+        for averages, beta in zip(self._sets.values(), betas, strict=True):
             torch._foreach_lerp_(averages, self._parameters, 1 - beta)
 
     def state_dicts(self) -> dict[str, dict[str, Tensor]]:
@@ -50,3 +54,14 @@ class Averages:
         for name, averages in self._sets.items():
             for parameter, average in zip(self._names, averages, strict=True):
                 average.copy_(states[name][parameter])
+
+
+def as_stored(
+    weights: Mapping[str, Mapping[str, Tensor]], settings: EMA, network: nn.Module
+) -> dict[str, dict[str, Tensor]]:
+    """Sets of weights as a snapshot keeps them: parameters of power-function averages in the precision asked for."""
+    half = {name for name, _ in network.named_parameters()} if settings.power_precision == "fp16" else set()
+    return {
+        name: {key: value.half() if name.startswith(PREFIX) and key in half else value for key, value in state.items()}
+        for name, state in weights.items()
+    }

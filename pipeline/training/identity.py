@@ -1,9 +1,13 @@
 """What a training is: its model made definite by the data, and the folder it has in the store."""
 
+from typing import Any
+
+from pydantic import BaseModel
+
 from pipeline.data.dataset import DatasetInfo
 from pipeline.digests import digest, plain
 from pipeline.errors import DataError, SettingsError
-from pipeline.training.settings import ModelSettings, ModelSpec, TrainingSettings
+from pipeline.training.settings import LATER, ModelSettings, ModelSpec, TrainingSettings
 
 REVISION = 1  # of the code of training; raised when the same settings would give other weights
 
@@ -66,5 +70,15 @@ def training_key(name: str, model: ModelSpec, settings: TrainingSettings, datase
 
 
 def _identity(model: ModelSpec, settings: TrainingSettings, dataset: DatasetInfo) -> str:
-    essential = {key: value for key, value in plain(settings).items() if key not in _INCIDENTAL}
+    essential = {key: value for key, value in _named(settings).items() if key not in _INCIDENTAL}
     return digest({"model": model, "training": essential, "dataset": dataset.digest, "revision": REVISION})
+
+
+def _named(settings: BaseModel) -> dict[str, Any]:
+    """Settings in plain form, without those that came later (`settings.LATER`) and have their default."""
+    found: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if field.json_schema_extra != LATER or value != field.default:
+            found[name] = _named(value) if isinstance(value, BaseModel) else plain(value)
+    return found

@@ -142,6 +142,6 @@ def _resume(trainer: Trainer, job: TrainingJob, place: Place, console: Console) 
 def _save_snapshot(trainer: Trainer, job: TrainingJob) -> bytes:
     """Commits the weights; returns the first of them as they were written."""
     checkpoint.check_finite(job.folder, trainer.checkpoint())
-    weights = trainer.weights()
+    weights = trainer.snapshot()
     manifest = commit_snapshot(job.store, job.folder, trainer.position, job.model, weights, job.meta)
     return job.store.blob(manifest, f"{next(iter(weights))}.safetensors")

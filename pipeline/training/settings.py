@@ -2,13 +2,19 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from pipeline.diffusion.noise import EDMWeighting, LogNormal, TrainingNoise, Weighting
 from pipeline.diffusion.preconditioning import EDMPreconditioning, Preconditioning
 from pipeline.networks import DDPMpp, Network
+from pipeline.training.power_ema import check_std, power_name
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+# Marks a setting that came after trainings had been named without it: where it has its default, a training's identity
+# does not hold it, so trainings of before keep their folders (see `pipeline.training.identity`).
+LATER: JsonDict = {"later": True}
 
 
 class Frozen(BaseModel):
@@ -52,25 +58,41 @@ class Optimizer(Frozen):
 
 
 class EMA(Frozen):
-    """Averages of the weights, one for each half-life: min(halflife, ramp_up x images seen).
+    """Averages of the weights, one for each half-life: min(halflife, ramp_up x images seen); and by power functions.
 
     Args:
         halflife_kimg: half-lives in thousands of images; each gives one set of weights, named `ema-<halflife>`.
         ramp_up: the share of the images seen that bounds the half-life early on; empty for none.
+        power_stds: relative widths of averages with a power-function profile, named `power-<std>`. From two of them,
+            such as 0.05 and 0.1, an average of any width between can be rebuilt later: `posthoc-<std>`.
+        power_precision: in which snapshots keep these; fp16 suffices for networks with normalized weights.
     """
 
     halflife_kimg: tuple[float, ...] = (500.0,)
     ramp_up: float | None = Field(default=0.05, gt=0)
+    power_stds: tuple[float, ...] = Field(default=(), json_schema_extra=LATER)
+    power_precision: Literal["fp32", "fp16"] = Field(default="fp32", json_schema_extra=LATER)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(not value > 0 for value in self.halflife_kimg) or len(set(self.names)) < len(self.halflife_kimg):
+        if any(not value > 0 for value in self.halflife_kimg) or len(set(self.names)) < len(self.names):
             raise ValueError(f"halflife_kimg: must be positive and different (got {list(self.halflife_kimg)})")
         return self
 
+    @field_validator("power_stds")
+    @classmethod
+    def _check_stds(cls, stds: tuple[float, ...]) -> tuple[float, ...]:
+        for std in stds:
+            check_std(std)
+        if len(set(stds)) < len(stds):
+            raise ValueError(f"must be different (got {list(stds)})")
+        return stds
+
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(f"ema-{value:g}" for value in self.halflife_kimg)
+        """Of the sets of weights, those by half-life first."""
+        powers = (power_name(std) for std in self.power_stds)
+        return (*(f"ema-{value:g}" for value in self.halflife_kimg), *powers)
 
 
 class TrainingSettings(Frozen):

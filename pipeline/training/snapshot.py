@@ -2,6 +2,9 @@
 
 A snapshot holds the model's settings, the training's settings and the data set's digest, so that nothing of it needs
 to be said again to sample from it. Weights are safetensors, one file for each set: `raw`, and one for each EMA.
+
+Weights of the name `posthoc-<std>` are rebuilt from the power-function averages of all snapshots when they are first
+asked for, and kept under `checkpoints/<training>/posthoc/`.
 """
 
 import re
@@ -15,7 +18,9 @@ from torch import Tensor
 
 from pipeline.data.store import Manifest, Store
 from pipeline.diffusion.preconditioning import Denoiser
+from pipeline.digests import digest
 from pipeline.errors import CheckpointError, StoreError
+from pipeline.training import posthoc
 from pipeline.training.settings import ModelSpec
 
 ROOT = "checkpoints"
@@ -30,7 +35,8 @@ class CheckpointRef:
     Args:
         training: its name, or its folder (name and digest) where several share the name.
         at: images seen, or `latest`.
-        ema: the set of weights, `raw` or `ema-<half-life in kimg>`; empty takes the training's first EMA.
+        ema: the set of weights, `raw`, `ema-<half-life in kimg>` or `power-<std>`; empty takes the training's first
+            EMA. `posthoc-<std>` is an average of any width, rebuilt from the `power-...` of all snapshots.
     """
 
     training: str
@@ -46,7 +52,7 @@ class Snapshot:
     model: ModelSpec
     training: str  # the folder, name-digest
     num_images: int
-    weights: str  # `raw` or `ema-...`
+    weights: str  # `raw`, `ema-...`, `power-...` or `posthoc-...`
 
     @property
     def weights_sha256(self) -> str:
@@ -98,8 +104,11 @@ def weights_bytes(state: Mapping[str, Tensor]) -> bytes:
 
 
 def find_snapshot(store: Store, ref: CheckpointRef) -> Snapshot:
-    """Raises:
-    CheckpointError: no training, no moment or no weights of that name; the sentence lists what there is.
+    """The weights that are named. `posthoc-<std>` are made and committed where they are not there yet.
+
+    Raises:
+        CheckpointError: no training, no moment or no weights of that name; the sentence lists what there is.
+        StoreError: rebuilt weights cannot be written.
     """
     training = find_training(store, ref.training)
     moments = snapshot_moments(store, training)
@@ -109,15 +118,58 @@ def find_snapshot(store: Store, ref: CheckpointRef) -> Snapshot:
         raise CheckpointError(training, f"has no snapshot at {ref.at!r} images (it has {_some(moments)})")
     num_images = moments[-1] if ref.at == LATEST else int(ref.at)
     try:
-        manifest = store.manifest(snapshot_key(training, num_images))
-        model = ModelSpec.model_validate(manifest.meta["model"])
-    except (StoreError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{training}@{num_images}", f"the snapshot is damaged ({error})") from error
+        std = posthoc.posthoc_std(ref.ema)
+    except ValueError as error:
+        raise CheckpointError(f"{training}@{num_images}: weights {ref.ema!r}", str(error)) from error
+    if std is not None:
+        return _find_rebuilt(store, training, moments[: moments.index(num_images) + 1], std)
+    manifest, model = _read_manifest(store, training, num_images)
     names: list[str] = manifest.meta["weights"]
     weights = ref.ema or names[0]
     if weights not in names:
         raise CheckpointError(f"{training}@{num_images}", f"has no weights {weights!r} (it has {', '.join(names)})")
     return Snapshot(manifest, model, training, num_images, weights)
+
+
+def _find_rebuilt(store: Store, training: str, moments: list[int], std: float) -> Snapshot:
+    """Weights of any width at the last of these moments, from the snapshots of all of them.
+
+    Later snapshots take no part, so that the result stays the same while the training goes on.
+    """
+    found = [_read_manifest(store, training, moment) for moment in moments]
+    manifests, model = [manifest for manifest, _ in found], found[-1][1]
+    num_images, name = moments[-1], posthoc.posthoc_name(std)
+    where = f"{training}@{num_images}"
+    recipe = posthoc.Recipe(where, manifests, std)
+    made_of = {"revision": posthoc.REVISION, "std": std, "sources": recipe.sources}
+    key = f"{ROOT}/{training}/posthoc/{num_images:012d}-{std:g}-{digest(made_of)[:8]}"
+    kept = _find_kept(store, key)
+    if kept is None:
+        try:
+            data = weights_bytes(recipe.weights(store))
+        except StoreError as error:
+            raise CheckpointError(where, f"a snapshot is damaged ({error})") from error
+        about = {"kind": "posthoc", "weights": [name], "made_of": made_of}
+        meta = {**manifests[-1].meta, **about, "profile_error": recipe.combination.error}
+        kept = store.commit(key, {_blob(name): data}, meta)
+    return Snapshot(kept, model, training, num_images, name)
+
+
+def _find_kept(store: Store, key: str) -> Manifest | None:
+    """A commit of rebuilt weights, or None where it is missing or its manifest damaged: it can be made again."""
+    try:
+        return store.find(key)
+    except StoreError:
+        store.set_aside(key)
+        return None
+
+
+def _read_manifest(store: Store, training: str, num_images: int) -> tuple[Manifest, ModelSpec]:
+    try:
+        manifest = store.manifest(snapshot_key(training, num_images))
+        return manifest, ModelSpec.model_validate(manifest.meta["model"])
+    except (StoreError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{training}@{num_images}", f"the snapshot is damaged ({error})") from error
 
 
 def find_training(store: Store, name: str) -> str:

@@ -12,7 +12,7 @@ from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.checkpoint import RAW, Checkpoint
-from pipeline.training.ema import Averages
+from pipeline.training.ema import Averages, as_stored
 from pipeline.training.loss import LossMeter, LossSummary, sample_losses
 from pipeline.training.place import Place
 from pipeline.training.settings import ModelSpec, TrainingSettings
@@ -155,6 +155,10 @@ class Trainer:
         """State dictionaries of the network by name: the averages, then `raw`. Of the first process only."""
         averages = self._averages.state_dicts() if self._averages is not None else {}
         return {**averages, RAW: self._network.state_dict()}
+
+    def snapshot(self) -> dict[str, dict[str, Tensor]]:
+        """The same, as a snapshot keeps them."""
+        return as_stored(self.weights(), self._settings.ema, self._network)
 
     def checkpoint(self) -> Checkpoint:
         """All that is needed to go on. Of the first process only."""

@@ -33,7 +33,7 @@ def test_how_long_how_often_and_where_do_not_make_another_training(fields: dict[
     "fields",
     [
         {"seed": 1}, {"batch_size": 8}, {"x_flip": True}, {"precision": "bf16"}, {"noise": LogUniform()},
-        {"optimizer": Optimizer(lr=0.1)}, {"ema": {"halflife_kimg": [5.0]}},
+        {"optimizer": Optimizer(lr=0.1)}, {"ema": {"halflife_kimg": [5.0]}}, {"ema": {"power_stds": [0.05]}},
         {"weighting": {"kind": "inverse_variance"}}, {"stratified": True},
     ],
 )  # fmt: skip
@@ -71,3 +71,11 @@ def test_data_that_cannot_be_learnt_is_refused_in_a_sentence() -> None:
         resolve_model(ModelSettings(network=NETWORK, sigma_data=None), replace(INFO, std=0.0))
     with pytest.raises(SettingsError, match=r"model.network: channel_mult: 5 levels .* \(got 24\)"):
         resolve_model(ModelSettings(network=DDPMpp(channel_mult=(1,) * 5)), replace(INFO, width=24, height=24))
+
+
+def test_a_training_of_before_keeps_its_folder() -> None:
+    """As they were named before there were settings that came later."""
+    assert _folder() == "mine-722d1030"
+    ema, adam = {"halflife_kimg": [5.0, 50]}, {"lr": 2e-4, "ramp_up_kimg": 100}
+    assert _folder(ema=ema, optimizer=adam, x_flip=True) == "mine-27a2c633"
+    assert _folder(ema={**ema, "power_stds": []}, optimizer=adam, x_flip=True) == "mine-27a2c633"
