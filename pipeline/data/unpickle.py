@@ -22,6 +22,14 @@ Globals = Mapping[tuple[str, str], Callable[..., Any]]
 class RefusedPickleError(ValueError):
     """A pickle that is damaged, or that asks for more than data; the text says for what."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
+
+
+def printable(text: str) -> str:
+    """A text from a file on one line, without what could steer a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
 
 @runtime_checkable
 class Buildable(Protocol):

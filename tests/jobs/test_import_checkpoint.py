@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from jobs import cli, evaluate, export_checkpoint, generate, import_checkpoint
+from jobs.context import checked_points, measures_of, open_store
 from pipeline.config.settings import (
     EvaluateJob,
     ExportCheckpointJob,
@@ -20,6 +21,7 @@ from pipeline.config.settings import (
 from pipeline.data.store import Store
 from pipeline.diffusion.preconditioning import EDMPreconditioning
 from pipeline.engine.measures import needs_dataset
+from pipeline.errors import SettingsError
 from pipeline.networks import MLP, DDPMpp
 from pipeline.training.importing import export_folder
 from pipeline.training.settings import ModelSpec
@@ -165,9 +167,6 @@ def test_an_evaluation_of_imported_weights_needs_a_data_set_named(
     content = generation(metrics={"extractors": [{"kind": "classifier"}]}, tracking_uri=str(tmp_path / "runs"))
     capsys.readouterr()
     settings = EvaluateJob.model_validate({"store": str(tmp_path / "store"), **content})
-    from jobs.context import checked_points, measures_of, open_store
-    from pipeline.errors import SettingsError
-
     store = open_store(settings)
     with pytest.raises(SettingsError, match=r"metrics.dataset: must be given: theirs-\w+ was imported"):
         measures_of(store, settings, settings.metrics, checked_points(store, settings))

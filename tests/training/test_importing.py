@@ -366,12 +366,13 @@ def _fir(network: nvlabs.Persistent) -> None:
 
 MISFITS: dict[str, tuple[Callable[[nvlabs.Persistent], Any], str]] = {
     "an unknown whole": (lambda n: _rename(n, "GANPrecond"), "GANPrecond; known are VPPrecond"),
+    "a name that would steer the terminal": (lambda n: _rename(n, "\x1b[2J\nGAN"), "holds a  .2J GAN; known"),
     "an unknown network": (lambda n: _rename(_model(n), "Transformer"), "class Transformer; known are SongUNet"),
     "the embedding of NCSN++ on the rest of DDPM++": (
         lambda n: _rename(_model(n).map_noise, "FourierEmbedding"), "embedding of NCSN...",
     ),
     "a second path of the pixels": (
-        lambda n: _model(n).enc.add_module("4x4_aux_skip", nvlabs.Persistent("Conv2d")), "differs from it in enc.4x4_aux",
+        lambda n: _model(n).enc.add_module("4x4_aux_skip", nvlabs.Persistent("Conv2d")), "differs from it in enc.4x4",
     ),
     "heads of different sizes": (lambda n: _set(_model(n).dec["4x4_in0"], num_heads=2), "heads of different sizes"),
     "latents by channels": (lambda n: _set(n, img_channels=4), "latent-space network"),
@@ -388,7 +389,7 @@ MISFITS: dict[str, tuple[Callable[[nvlabs.Persistent], Any], str]] = {
     "one layer more": (lambda n: _model(n).add_module("more", nvlabs.persistent("L", nn.Linear(2, 2))), "no place"),
     "FIR filters": (_fir, "other filters"),
     "adaptive scales": (lambda n: _set(_model(n).enc["8x8_block0"], adaptive_scale=True), "adaptive scales"),
-    "another skip scale": (lambda n: _set(_model(n).enc["8x8_block0"], skip_scale=1.0), "skip scale of 1.0"),
+    "another skip scale": (lambda n: _set(_model(n).enc["8x8_block0"], skip_scale=1.0), "skip.scale"),
     "a number that is not finite": (_poison, "map_layer0.weight that are not finite"),
     "a module in itself": (_cycle, "two places"),
     "a parameter that is text": (

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.data.unpickle import printable
 from pipeline.errors import CheckpointError, SettingsError
 from pipeline.training.settings import ModelSpec
 
@@ -46,7 +47,7 @@ class Found:
         model, levels = self.model, self.model.preconditioning.levels()
         classes = f"{model.num_classes} classes" if model.num_classes else "no classes"
         parameters = sum(tensor.numel() for tensor in next(iter(self.weights.values())).values())
-        return [
+        lines = [
             f"recognised: {self.origin}",
             f"network: {model.network.kind} for images of {model.channels}x{model.resolution}x{model.resolution}, "
             f"{classes}; {parameters:,} parameters",
@@ -55,6 +56,7 @@ class Found:
             f"sets of weights: {len(self.weights)} ({', '.join(self.weights)})",
             *self.notes,
         ]
+        return [printable(line) for line in lines]
 
 
 def check_fits(found: Found) -> None:
@@ -98,4 +100,4 @@ def _few(names: set[str], problem: str) -> str:
 
 def refuse(where: object, error: ValueError) -> CheckpointError:
     """The sentence for people."""
-    return CheckpointError(where, str(error).replace("\n", " ")[:600])
+    return CheckpointError(where, printable(str(error))[:600])

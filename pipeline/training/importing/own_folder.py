@@ -11,6 +11,7 @@ import safetensors
 import safetensors.torch
 
 from pipeline.data.store import Store
+from pipeline.data.unpickle import printable
 from pipeline.digests import sha256
 from pipeline.errors import CheckpointError
 from pipeline.training.importing.found import Found, NotRecognisedError
@@ -83,7 +84,7 @@ def read_own(folder: Path) -> Found:
     digests, dataset, num_images = config.get("weights"), config.get("dataset"), config.get("num_images")
     if not isinstance(digests, dict) or not digests or not all(_NAME.fullmatch(name) for name in digests):
         raise NotRecognisedError("config.json must name the sets of weights with their sha256 under `weights`")
-    if not isinstance(dataset, dict) or type(num_images) is not int or num_images < 0:
+    if not isinstance(dataset, dict) or type(num_images) is not int or not 0 <= num_images < 10**12:
         raise NotRecognisedError("config.json must hold a `dataset` and the number `num_images`")
     weights = {name: _read_weights(folder / f"{name}.safetensors", expected) for name, expected in digests.items()}
     licence = config.get("licence")
@@ -91,9 +92,9 @@ def read_own(folder: Path) -> Found:
         origin=f"a checkpoint of ours, {str(config.get('training'))[:200]}@{num_images}",
         model=model,
         weights=weights,
-        licence=licence if isinstance(licence, str) and licence else None,
+        licence=printable(licence)[:500] if isinstance(licence, str) and licence else None,
         num_images=num_images,
-        dataset=dataset,
+        dataset={key: printable(str(dataset[key]))[:200] for key in ("name", "digest") if key in dataset},
     )
 
 
