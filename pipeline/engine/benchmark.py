@@ -99,7 +99,7 @@ def benchmark(
         name=name,
         rows=tuple(by_cost(rows)),
         titles={measure.name: measure.plan.distance_name for measure in measures},
-        notes=(*(measure.note for measure in measures if measure.note), *_licences(results)),
+        notes=(*(measure.note for measure in measures if measure.note), *licence_notes(results)),
         picture=teller.comparison(rows),
         generated=sum(result.generated for result in results),
         link=reporter.link({"kind": "sampler", "benchmark": name}),
@@ -233,7 +233,7 @@ def licence_tag(result: PointResult) -> dict[str, str]:
     return {} if result.snapshot.licence is None else {"licence": result.snapshot.licence}
 
 
-def _licences(results: Sequence[PointResult]) -> list[str]:
+def licence_notes(results: Sequence[PointResult]) -> list[str]:
     """A line for each checkpoint that was imported."""
     told = {result.snapshot.title: result.snapshot.licence for result in results}
     return [f"licence of the weights {title}: {licence}" for title, licence in told.items() if licence is not None]

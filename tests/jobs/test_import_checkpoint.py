@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +21,11 @@ from pipeline.config.settings import (
 )
 from pipeline.data.store import Store
 from pipeline.diffusion.preconditioning import EDMPreconditioning
+from pipeline.engine.benchmark import licence_notes, licence_tag
 from pipeline.engine.measures import needs_dataset
 from pipeline.errors import SettingsError
 from pipeline.networks import MLP, DDPMpp
-from pipeline.training.importing import export_folder
+from pipeline.training.importing import commit_import, export_folder, recognise
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import CheckpointRef, commit_snapshot, find_snapshot
 from tests.training import nvlabs
@@ -92,6 +94,17 @@ def test_an_import_tells_what_it_is_and_every_run_on_it_shows_its_licence(
     [(tags, params)] = runs
     assert tags["licence"] == params["checkpoint"]["licence"] == LICENCE
     assert f"licence of the weights {snapshot.title}: {LICENCE}" in capsys.readouterr().out
+
+
+def test_a_table_has_one_line_for_each_imported_checkpoint_and_none_for_our_own(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    commit_import(store, "theirs", recognise(folder(tmp_path)), LICENCE)
+    theirs = find_snapshot(store, CheckpointRef("theirs"))
+    own = find_snapshot(Store(tmp_path / "other"), CheckpointRef("tiny"))
+    results: list[Any] = [SimpleNamespace(snapshot=snapshot) for snapshot in (theirs, own, theirs)]
+    assert licence_notes(results) == [f"licence of the weights {theirs.title}: {LICENCE}"]
+    assert licence_tag(results[0]) == {"licence": LICENCE}
+    assert licence_tag(results[1]) == {}
 
 
 class _Tracker:
