@@ -79,49 +79,59 @@ def persistent(class_name: str, module: nn.Module, **settings: Any) -> Persisten
     return made
 
 
-def song_unet(net: Any) -> Persistent:
-    """Our DDPM++ as the class SongUNet."""
-    made = Persistent("SongUNet", label_dropout=0)
-    width = net.map_layer0.in_features
-    embedding = Persistent("PositionalEmbedding", num_channels=width, max_positions=10000)
-    made.add_module("map_noise", embedding)
-    for name in ("map_label", "map_layer0", "map_layer1"):
-        layer = getattr(net, name)
-        if layer is None:
-            made.__dict__[name] = None
+CLASSES = {"EDM2Net": "UNet", "ADMNet": "DhariwalUNet"}  # of the networks; all others are a SongUNet
+
+
+def unet(net: Any) -> Persistent:
+    """A U-Net of ours as the class that holds it there."""
+    class_name = CLASSES.get(type(net).__name__, "SongUNet")
+    made = Persistent(class_name, label_dropout=0)
+    if class_name == "UNet":
+        made.__dict__.update(label_balance=net.net.label_balance, concat_balance=net.net.concat_balance)
+        made.register_parameter("out_gain", net.out_gain)
+    else:
+        width = net.map_layer0.in_features
+        made.add_module("map_noise", Persistent("PositionalEmbedding", num_channels=width, max_positions=10000))
+        made.add_module("map_augment", persistent("Linear", nn.Linear(9, width, bias=False)))
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0] if getattr(net, "map_noise", None) is not None else [1.0, 1.0])
+    for name, child in net.named_children():
+        if isinstance(child, nn.ModuleDict):
+            layers = {key: _layer(layer, class_name, taps) for key, layer in child.items()}
+            made.add_module(name, nn.ModuleDict(layers))
         else:
-            made.add_module(name, persistent("Linear", layer))
-    made.add_module("map_augment", persistent("Linear", nn.Linear(9, width, bias=False)))
-    for side in ("enc", "dec"):
-        made.add_module(side, nn.ModuleDict({name: _layer(layer) for name, layer in getattr(net, side).items()}))
+            made.add_module(name, _layer(child, class_name, taps))
     return made
 
 
-def _layer(layer: nn.Module) -> Persistent:
-    if isinstance(layer, nn.Conv2d):
-        return persistent("Conv2d", layer, in_channels=layer.in_channels, up=False)
-    if isinstance(layer, nn.GroupNorm):
-        return persistent("GroupNorm", layer, num_groups=layer.num_groups, eps=1e-6)
-    if isinstance(layer, nn.Linear):
-        return persistent("Linear", layer)
-    return _block(layer)
+def _layer(layer: Any, class_name: str, taps: torch.Tensor) -> Persistent:
+    if hasattr(layer, "num_heads"):
+        return _block(layer, class_name, taps)
+    made = persistent(type(layer).__name__, layer)
+    for name, buffer in layer.named_buffers(recurse=False):
+        made.register_buffer(name, buffer)
+    if type(layer).__name__ == "FilteredConv":
+        made.register_buffer("resample_filter", (taps.outer(taps) / taps.sum() ** 2)[None, None])
+    return made
 
 
-def _block(layer: Any) -> Persistent:
+def _block(layer: Any, class_name: str, taps: torch.Tensor) -> Persistent:
     """A residual block: with its filter as a buffer where it changes the resolution, as theirs have it."""
-    made = Persistent(
-        "UNetBlock", num_heads=layer.num_heads, dropout=0.1, skip_scale=np.sqrt(0.5), adaptive_scale=False
-    )
+    settings = {"num_heads": layer.num_heads, "dropout": 0.1}
+    if class_name == "UNet":
+        edm2 = {"res_balance": layer.res_balance, "attn_balance": layer.attn_balance, "clip_act": layer.clip}
+        made = Persistent("Block", resample_filter=[1, 1], flavor=layer.flavor, **edm2, **settings)
+        made.register_parameter("emb_gain", layer.emb_gain)
+    else:
+        scale = np.sqrt(0.5) if class_name == "SongUNet" else 1
+        made = Persistent("UNetBlock", skip_scale=scale, adaptive_scale=class_name == "DhariwalUNet", **settings)
     resamples = not isinstance(layer.resample, nn.Identity)
     for name, child in layer.named_children():
-        if name == "resample":
-            continue
         if isinstance(child, nn.Identity):
             made.__dict__[name] = None
-            continue
-        made.add_module(name, _layer(child))
-        if resamples and name in ("conv0", "skip"):
-            getattr(made, name).register_buffer("resample_filter", torch.full((1, 1, 2, 2), 0.25))
+        elif name != "resample":
+            made.add_module(name, _layer(child, class_name, taps))
+            if resamples and class_name != "UNet" and name in ("conv0", "skip"):
+                getattr(made, name).register_buffer("resample_filter", (taps.outer(taps) / taps.sum() ** 2)[None, None])
     return made
 
 
@@ -129,7 +139,7 @@ def network(
     net: nn.Module, preconditioning: Preconditioning, sigma_data: float, shape: tuple[int, int, int]
 ) -> Persistent:
     """The preconditioned network, with (resolution, channels, num_classes)."""
-    unet = song_unet(net)
+    within = unet(net)
     about = dict(zip(("img_resolution", "img_channels", "label_dim"), shape, strict=True), use_fp16=False)
     match preconditioning:
         case VPPreconditioning(beta_d=beta_d, beta_min=beta_min, M=M, epsilon_t=epsilon_t):
@@ -141,16 +151,20 @@ def network(
         case IDDPMPreconditioning(M=M, C_1=C_1, C_2=C_2):
             made = Persistent("iDDPMPrecond", M=M, C_1=C_1, C_2=C_2, **about)
             made.register_buffer("u", iddpm_levels(M, C_1, C_2).float())
-            _learn_variance(unet, shape)
+            _learn_variance(within, shape)
         case EDMPreconditioning():
-            made = Persistent("EDMPrecond", sigma_data=sigma_data, sigma_min=0, sigma_max=float("inf"), **about)
-    made.add_module("model", unet)
+            is_edm2 = within.meta["class_name"] == "UNet"
+            name = "Precond" if is_edm2 else "EDMPrecond"
+            made = Persistent(name, sigma_data=sigma_data, sigma_min=0, sigma_max=float("inf"), **about)
+            if is_edm2:
+                made.add_module("logvar_linear", persistent("MPConv", nn.Linear(128, 1, bias=False)))
+    made.add_module("unet" if made.meta["class_name"] == "Precond" else "model", within)
     return made
 
 
-def _learn_variance(unet: Persistent, shape: tuple[int, int, int]) -> None:
+def _learn_variance(within: Any, shape: tuple[int, int, int]) -> None:
     """Twice the channels at the end, as every iDDPM network has; only the first half is used."""
-    last = unet.dec[f"{shape[0]}x{shape[0]}_aux_conv"]  # type: ignore[index]
+    last = within.out_conv if hasattr(within, "out_conv") else within.dec[f"{shape[0]}x{shape[0]}_aux_conv"]
     for name, value in list(last.named_parameters()):
         last.register_parameter(name, nn.Parameter(torch.cat([value, torch.randn_like(value)]).detach()))
 

@@ -30,11 +30,10 @@ from pipeline.diffusion.preconditioning import (
     VPPreconditioning,
 )
 from pipeline.errors import CheckpointError
-from pipeline.networks import MLP, DDPMpp
+from pipeline.networks import ADM, EDM2, MLP, DDPMpp, NCSNpp
 from pipeline.training.importing import commit_import, export_folder, recognise
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import CheckpointRef, build_denoiser, commit_snapshot, find_snapshot, read_weights
-from tests.diffusion import parts
 from tests.training import nvlabs
 
 NETWORK = DDPMpp(
@@ -49,7 +48,7 @@ PRECONDITIONINGS: list[tuple[Preconditioning, float]] = [
 ]  # fmt: skip
 
 
-def random_network(settings: DDPMpp, shape: tuple[int, int, int]) -> Any:
+def random_network(settings: Any, shape: tuple[int, int, int]) -> Any:
     """With every weight drawn, since a fresh one has layers that do almost nothing."""
     torch.manual_seed(3)
     network = settings.build(*shape).eval()
@@ -76,11 +75,35 @@ def imported(tmp_path: Path, path: Path) -> Denoiser:
     return build_denoiser(snapshot.model, read_weights(store, snapshot), torch.float32, "cpu")
 
 
-@pytest.mark.parametrize(("settings", "shape"), [(NETWORK, (8, 3, 3)), (HEADS, (8, 1, 0))], ids=["classes", "heads"])
-@pytest.mark.parametrize(("preconditioning", "sigma_data"), PRECONDITIONINGS, ids=parts.name)
+NCSN = NCSNpp(
+    model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), dropout=0.1, channel_mult_emb=2
+)
+TALL = ADM(
+    model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), channels_per_head=4, dropout=0.1,
+    channel_mult_emb=2,
+)  # fmt: skip
+MAGNITUDES = EDM2(
+    model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), channels_per_head=8, dropout=0.1,
+    res_balance=0.4, clip=100.0,
+)  # fmt: skip
+EDM, *OTHERS = PRECONDITIONINGS
+CASES = [
+    *((NETWORK, (8, 3, 3), how) for how in PRECONDITIONINGS), *((HEADS, (8, 1, 0), how) for how in PRECONDITIONINGS),
+    *((settings, (8, 3, 3), EDM) for settings in (NCSN, TALL, MAGNITUDES)),
+    *((settings, (8, 1, 0), EDM) for settings in (NCSN, TALL, MAGNITUDES)),
+    (TALL, (8, 3, 3), PRECONDITIONINGS[3]), (NCSN, (8, 3, 0), PRECONDITIONINGS[2]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "how"),
+    CASES,
+    ids=[f"{net.kind}-{shape[2]} classes-{how[0].kind}" for net, shape, how in CASES],
+)
 def test_a_pickle_gives_the_images_of_the_network_it_was_made_from(
-    tmp_path: Path, settings: DDPMpp, shape: tuple[int, int, int], preconditioning: Preconditioning, sigma_data: float
+    tmp_path: Path, settings: Any, shape: tuple[int, int, int], how: tuple[Preconditioning, float]
 ) -> None:
+    preconditioning, sigma_data = how
     network = random_network(settings, shape)
     path = tmp_path / "network.pkl"
     path.write_bytes(nvlabs.file(nvlabs.network(network, preconditioning, sigma_data, shape)))
@@ -345,6 +368,13 @@ MISFITS: dict[str, tuple[Callable[[nvlabs.Persistent], Any], str]] = {
     "an unknown whole": (lambda n: _rename(n, "GANPrecond"), "GANPrecond; known are VPPrecond"),
     "a name that would steer the terminal": (lambda n: _rename(n, "\x1b[2J\nGAN"), "holds a  .2J GAN; known"),
     "an unknown network": (lambda n: _rename(_model(n), "Transformer"), "class Transformer; known are SongUNet"),
+    "the embedding of NCSN++ on the rest of DDPM++": (
+        lambda n: _rename(_model(n).map_noise, "FourierEmbedding"), "embedding of NCSN...",
+    ),
+    "a second path of the pixels": (
+        lambda n: _model(n).enc.add_module("4x4_aux_skip", nvlabs.Persistent("Conv2d")), "differs from it in enc.4x4",
+    ),
+    "heads of different sizes": (lambda n: _set(_model(n).dec["4x4_in0"], num_heads=2), "heads of different sizes"),
     "latents by channels": (lambda n: _set(n, img_channels=4), "latent-space network"),
     "another number of channels": (lambda n: _set(n, img_channels=1), "shape"),
     "another number of classes": (lambda n: _set(n, label_dim=9), "map_label.weight of shape"),
@@ -357,7 +387,7 @@ MISFITS: dict[str, tuple[Callable[[nvlabs.Persistent], Any], str]] = {
     "no network within": (lambda n: n._modules.pop("model"), "no module 'model'"),
     "a missing layer": (lambda n: _model(n)._modules.pop("map_layer1"), "map_layer1.weight is missing|map_layer1"),
     "one layer more": (lambda n: _model(n).add_module("more", nvlabs.persistent("L", nn.Linear(2, 2))), "no place"),
-    "FIR filters": (_fir, "FIR filters"),
+    "FIR filters": (_fir, "other filters"),
     "adaptive scales": (lambda n: _set(_model(n).enc["8x8_block0"], adaptive_scale=True), "adaptive scales"),
     "another skip scale": (lambda n: _set(_model(n).enc["8x8_block0"], skip_scale=1.0), "skip.scale"),
     "a number that is not finite": (_poison, "map_layer0.weight that are not finite"),

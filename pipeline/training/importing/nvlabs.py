@@ -20,7 +20,7 @@ from pipeline.diffusion.preconditioning import (
 )
 from pipeline.diffusion.timesteps import iddpm_levels
 from pipeline.networks import Network
-from pipeline.training.importing import songunet
+from pipeline.training.importing import unets
 from pipeline.training.importing.found import Found, NotRecognisedError
 from pipeline.training.importing.tree import Shape, Tree
 from pipeline.training.settings import ModelSpec
@@ -72,12 +72,12 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = {
 }
 
 
-# From theirs to our network's settings and weights; or the name of one that has no counterpart here yet.
+# From theirs to our network's settings and weights.
 Reader = Callable[[Tree, Shape], tuple[Network, dict[str, Tensor]]]
-NETWORKS: Mapping[str, Reader | str] = {
-    "SongUNet": songunet.read,
-    "DhariwalUNet": "ADM",
-    "UNet": "the magnitude-preserving U-Net of EDM2",
+NETWORKS: Mapping[str, Reader] = {
+    "SongUNet": unets.song_unet,
+    "DhariwalUNet": unets.dhariwal_unet,
+    "UNet": unets.edm2_unet,
 }
 
 
@@ -105,8 +105,6 @@ def network_of(content: Mapping[str, Any]) -> Found:
     read = NETWORKS.get(class_name)
     if read is None:
         raise NotRecognisedError(f"holds a network of class {class_name[:100]}; known are {', '.join(NETWORKS)}")
-    if isinstance(read, str):
-        raise NotRecognisedError(f"holds a {class_name} ({read}), which has no counterpart here yet")
     try:
         preconditioning, sigma_data = kind.read(tree)
         network, weights = read(within, shape)
