@@ -38,8 +38,8 @@ def _measure(store: Store, settings: OptimizeGridJob) -> StepCosts:
 def _grid(settings: OptimizeGridJob, costs: StepCosts, num_steps: int) -> dict[str, object]:
     fine, checkpoint = settings.sampler.timesteps, settings.checkpoint
     source = (
-        f"cheapest {num_steps} of {len(costs.sigmas) - 1} {fine.kind} levels for {checkpoint.training}@{checkpoint.at}, "
-        f"{settings.seeds.count} seeds from {settings.seeds.first}, coefficient {settings.coefficient:g}"
+        f"cheapest {num_steps} of {len(costs.sigmas) - 1} {fine.kind} levels for "
+        f"{checkpoint.training}@{checkpoint.at}, {settings.seeds.count} seeds from {settings.seeds.first}, coefficient {settings.coefficient:g}"
     )
     return {"source": source, "sigmas": list(cheapest_grid(costs, num_steps, settings.coefficient))}
 

@@ -190,7 +190,10 @@ class EDMWeighting:
 
 @dataclass(frozen=True)
 class RectifiedFlowWeighting:
-    """lambda = ((1 + sigma) / sigma)^2: weight 1 on the velocity that a network of the rectified flow predicts."""
+    """lambda = ((1 + sigma) / sigma)^2: weight 1 on the velocity that a network of the rectified flow predicts.
+
+    Liu et al. 2022, arXiv 2209.03003.
+    """
 
     kind: Literal["flow"] = "flow"
     revision: ClassVar[int] = 1

@@ -144,7 +144,10 @@ class VPScaling:
 
 @dataclass(frozen=True)
 class RectifiedFlowScaling:
-    """s = 1 / (1 + sigma), which is 1 - t of the rectified flow: data and noise have weights that add up to 1."""
+    """s = 1 / (1 + sigma), which is 1 - t of the rectified flow: data and noise have weights that add up to 1.
+
+    Liu et al. 2022, arXiv 2209.03003.
+    """
 
     kind: Literal["flow"] = "flow"
     revision: ClassVar[int] = 1
