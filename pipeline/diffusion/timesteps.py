@@ -283,7 +283,10 @@ class ExplicitSteps:
 
 @dataclass(frozen=True)
 class OptimizedSteps:
-    """A list of noise levels that was computed for a network; settings read it from a file, by `kind: file`."""
+    """A list of noise levels that was computed for a network, as `jobs.optimize_grid` does (arXiv 2405.11326).
+
+    Settings read it from a file: `{kind: file, path: ...}`.
+    """
 
     kind: Literal["optimized"] = "optimized"
     sigmas: tuple[float, ...] = (80.0, 2.0)
