@@ -18,8 +18,9 @@ class Frechet:
 
     Args:
         value: never negative.
-        rank_deficient: a covariance is singular, as it is wherever there are no more images than features. The
-            value is then that of a Gaussian on a subspace, and far too dependent on the number of images.
+        rank_deficient: a covariance is of no more images than features, or is singular and nobody knows of how many.
+            The value is then that of a Gaussian on a subspace, and far too dependent on the number of images. (A
+            covariance of enough images may be singular too, where a feature never varies: that is as it should be.)
     """
 
     value: float
@@ -35,7 +36,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> Frechet:
     if a.num_features != b.num_features:
         raise ValueError(f"distance: between {a.num_features} and {b.num_features} features there is none")
     factor_a, factor_b = _cholesky(a), _cholesky(b)
-    rank_deficient = factor_a is None or factor_b is None
+    rank_deficient = _of_too_few(a, factor_a) or _of_too_few(b, factor_b)
     if factor_a is not None and factor_b is not None:
         trace_of_root = _trace_of_root(factor_a, b)
     else:
@@ -45,6 +46,10 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> Frechet:
     means = np.square(a.mean - b.mean).sum()
     value = means + np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace_of_root
     return Frechet(max(float(value), 0.0), rank_deficient)
+
+
+def _of_too_few(gaussian: Gaussian, factor: Float64 | None) -> bool:
+    return factor is None if gaussian.count is None else gaussian.count <= gaussian.num_features
 
 
 def _cholesky(gaussian: Gaussian) -> Float64 | None:

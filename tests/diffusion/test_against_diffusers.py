@@ -42,6 +42,9 @@ CHECKED = {
     "midpoint": "a plain loop of the paper's Algorithm 3",
     "ralston": "a plain loop of the paper's Algorithm 3",
     "alpha": "a plain loop of the paper's Algorithm 3",
+    # diffusers has no Runge-Kutta pairs; these are compared in test_embedded.
+    "bogacki_shampine": "scipy RK23",
+    "dormand_prince": "scipy RK45",
     "dpm_2": "diffusers KDPM2DiscreteScheduler (r = 1/2), DPMSolverSinglestepScheduler (dpmsolver, any r)",
     "dpmpp_2s": "diffusers DPMSolverSinglestepScheduler (dpmsolver++, any r)",
     "dpmpp_2m": "diffusers DPMSolverMultistepScheduler, EDMDPMSolverMultistepScheduler",

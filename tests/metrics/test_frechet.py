@@ -95,6 +95,19 @@ def test_a_singular_covariance_is_recognised_without_the_count(num: int) -> None
     assert found.value == pytest.approx(by_nuclear_norm(x, y), rel=1e-7)
 
 
+def test_features_that_never_vary_are_no_lack_of_images(torchvision_imports: None) -> None:
+    """They make both covariances singular, and the distance is that of the others."""
+    x, y = features(300, 32, 1), features(200, 32, 2)
+    a, b = (Moments.of(np.pad(part, ((0, 0), (0, 5)))).gaussian() for part in (x, y))
+    found = frechet_distance(a, b)
+    assert not found.rank_deficient
+    expected = frechet_distance(Moments.of(x).gaussian(), Moments.of(y).gaussian())
+    assert found.value == pytest.approx(expected.value, rel=1e-9)
+    assert found.value == pytest.approx(
+        by_torchmetrics(np.pad(x, ((0, 0), (0, 5))), np.pad(y, ((0, 0), (0, 5)))), rel=1e-6
+    )
+
+
 def test_a_variance_of_rounding_noise_counts_as_none() -> None:
     noisy = Gaussian(np.zeros(2), np.diag([1.0, 1e-17]))
     found = frechet_distance(noisy, Gaussian(np.zeros(2), np.eye(2)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.networks.plain_ddpmpp import resample, silu
+from tests.networks.plain_unets import Kind, resample, silu
 
 State = dict[str, Tensor]
 BALANCE = 0.3  # of residual branch and attention
@@ -53,7 +53,7 @@ def attention(state: State, name: str, x: Tensor, size: int) -> Tensor:
 
 
 def block(state: State, name: str, x: Tensor, emb: Tensor, size: int, clip: float) -> Tensor:
-    x = resample(name, x)
+    x = resample(name, x, Kind())
     skip = conv(state, f"{name}.conv_skip", x) if f"{name}.conv_skip.weight" in state else x
     if name.startswith("enc."):
         x = skip = unit(skip, 1)
