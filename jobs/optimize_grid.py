@@ -36,11 +36,9 @@ def _measure(store: Store, settings: OptimizeGridJob) -> StepCosts:
 
 
 def _grid(settings: OptimizeGridJob, costs: StepCosts, num_steps: int) -> dict[str, object]:
-    fine, checkpoint = settings.sampler.timesteps, settings.checkpoint
-    source = (
-        f"cheapest {num_steps} of {len(costs.sigmas) - 1} {fine.kind} levels for "
-        f"{checkpoint.training}@{checkpoint.at}, {settings.seeds.count} seeds from {settings.seeds.first}, coefficient {settings.coefficient:g}"
-    )
+    fine, ref, seeds = settings.sampler.timesteps, settings.checkpoint, settings.seeds
+    of = f"{ref.training}@{ref.at}, {seeds.count} seeds from {seeds.first}, coefficient {settings.coefficient:g}"
+    source = f"cheapest {num_steps} of {len(costs.sigmas) - 1} {fine.kind} levels for {of}"
     return {"source": source, "sigmas": list(cheapest_grid(costs, num_steps, settings.coefficient))}
 
 

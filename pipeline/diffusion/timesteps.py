@@ -306,7 +306,10 @@ class OptimizedSteps:
 
 @dataclass(frozen=True)
 class LogSNRSteps:
-    """ln sigma_i evenly spaced: uniform in log-SNR. The formula is that of `ve`, the default range EDM's."""
+    """ln sigma_i evenly spaced: uniform in log-SNR, as DPM-Solver has it (Lu et al. 2022, arXiv 2206.00927).
+
+    The formula is that of `ve`, the default range EDM's.
+    """
 
     kind: Literal["logsnr"] = "logsnr"
     num_steps: int = 18

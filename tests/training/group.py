@@ -44,7 +44,7 @@ def run_group(member: Callable[..., None], world_size: int, folder: Path, *argum
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
-    if any(codes):
+    if any(code != 0 for code in codes):  # None is one that hung
         raise RuntimeError(f"exit codes {codes}")
 
 

@@ -11,6 +11,7 @@ from pipeline.networks import EDM2
 from pipeline.training.checkpoint import newest
 from pipeline.training.place import Place
 from pipeline.training.settings import Optimizer, TrainingSettings
+from pipeline.training.snapshot import weights_bytes
 from pipeline.training.trainer import Trainer
 from tests.training.group import NETWORK, run_group, train_in_group
 from tests.training.toys import BATCH, make_job, make_settings, state_digests, store_at
@@ -81,7 +82,7 @@ def _write_digests(place: Place, folder: Path) -> None:
     for _ in range(3):
         trainer.step()
     tensors = {name: parameter.detach() for name, parameter in trainer._learned.items()}
-    (folder / f"rank{place.rank}.safetensors").write_bytes(safetensors.torch.save(tensors))
+    (folder / f"rank{place.rank}.safetensors").write_bytes(weights_bytes(tensors))
 
 
 def test_forced_weights_and_uncertainty_are_the_same_in_every_worker_and_those_of_one(tmp_path: Path) -> None:

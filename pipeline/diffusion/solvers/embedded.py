@@ -61,7 +61,7 @@ def _embedded_step(
 
 @dataclass(frozen=True)
 class BogackiShampine:
-    """The 3(2) pair of Bogacki and Shampine (Applied Mathematics Letters 2(4), 1989): the solution is of order 3."""
+    """The 3(2) pair of Bogacki and Shampine 1989 (Applied Mathematics Letters 2(4)): the solution is of order 3."""
 
     kind: Literal["bogacki_shampine"] = "bogacki_shampine"
     revision: ClassVar[int] = 1
@@ -86,7 +86,7 @@ _BS_ERROR = (2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8)
 
 @dataclass(frozen=True)
 class DormandPrince:
-    """The 5(4) pair of Dormand and Prince (J. Comp. Appl. Math. 6(1), 1980), `RK45`: the solution is of order 5."""
+    """The 5(4) pair of Dormand and Prince 1980 (J. Comp. Appl. Math. 6(1)), `RK45`: the solution is of order 5."""
 
     kind: Literal["dormand_prince"] = "dormand_prince"
     revision: ClassVar[int] = 1
