@@ -22,8 +22,9 @@ UpBlock = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SkipUp
 class DiffusersUNet2D:
     """Settings of a diffusers `UNet2DModel`, under its own names and with its own defaults.
 
-    It is the U-Net of DDPM (Ho et al. 2020, arXiv 2006.11239). Left out are those that images and labels give (`sample_size`, `in_channels`, `num_class_embeds`). The time
-    embedding is positional and of the level's index. A label of none adds nothing to the embedding.
+    It is the U-Net of DDPM (Ho et al. 2020, arXiv 2006.11239). Left out are those that images and labels give
+    (`sample_size`, `in_channels`, `num_class_embeds`). The time embedding is positional and of the level's index. A
+    label of none adds nothing to the embedding.
 
     Args:
         out_channels: empty for as many as the image has; twice as many where a variance was learned, which is not used.

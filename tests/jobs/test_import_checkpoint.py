@@ -21,7 +21,7 @@ from pipeline.config.settings import (
 )
 from pipeline.data.store import Store
 from pipeline.diffusion.preconditioning import EDMPreconditioning
-from pipeline.engine.benchmark import licence_notes, licence_tag
+from pipeline.engine.benchmark import checkpoint_tags, licence_notes
 from pipeline.engine.measures import needs_dataset
 from pipeline.errors import SettingsError
 from pipeline.networks import MLP, DDPMpp
@@ -101,10 +101,11 @@ def test_a_table_has_one_line_for_each_imported_checkpoint_and_none_for_our_own(
     commit_import(store, "theirs", recognise(folder(tmp_path)), LICENCE)
     theirs = find_snapshot(store, CheckpointRef("theirs"))
     own = find_snapshot(Store(tmp_path / "other"), CheckpointRef("tiny"))
-    results: list[Any] = [SimpleNamespace(snapshot=snapshot) for snapshot in (theirs, own, theirs)]
+    pairs = [(theirs, None), (own, None), (theirs, own), (own, theirs)]
+    results: list[Any] = [SimpleNamespace(snapshot=snapshot, guide=guide) for snapshot, guide in pairs]
     assert licence_notes(results) == [f"licence of the weights {theirs.title}: {LICENCE}"]
-    assert licence_tag(results[0]) == {"licence": LICENCE}
-    assert licence_tag(results[1]) == {}
+    licences = [checkpoint_tags(result).get("licence") for result in results]
+    assert licences == [LICENCE, None, LICENCE, LICENCE], "of the guide too"
 
 
 class _Tracker:
