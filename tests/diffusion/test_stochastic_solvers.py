@@ -26,9 +26,9 @@ from pipeline.diffusion.schedules import VP, Linear, Unscaled, VPScaling
 from pipeline.diffusion.seeds import INITIAL, Noise, draw, normal
 from pipeline.diffusion.solvers import (
     ERSDE,
-    DPMSolver2MSDE,
-    DPMSolver3MSDE,
-    DPMSolverSDE,
+    DPMpp2MSDE,
+    DPMpp3MSDE,
+    DPMppSDE,
     Euler,
     EulerAncestral,
     EulerMaruyama,
@@ -65,11 +65,11 @@ VARIANTS = [
     EulerMaruyama(beta=Window()),
     *[ExponentialSDE(order=1, beta=beta) for beta in BETAS],
     *[ExponentialSDE(beta=beta) for beta in (Constant(factor=0.5), Window(), ExtendedReverse())],
-    DPMSolverSDE(eta=0.6),
-    DPMSolverSDE(r=1.0),
-    DPMSolver2MSDE(form="heun"),
-    DPMSolver2MSDE(eta=0.4),
-    DPMSolver3MSDE(eta=0.4),
+    DPMppSDE(eta=0.6),
+    DPMppSDE(r=1.0),
+    DPMpp2MSDE(form="heun"),
+    DPMpp2MSDE(eta=0.4),
+    DPMpp3MSDE(eta=0.4),
     ERSDE(stages=1),
     ERSDE(stages=2),
     ERSDE(beta=Constant(factor=0.5)),
@@ -363,12 +363,12 @@ LIMITS = [
     (ExponentialSDE(order=1, beta=Constant(factor=0.0)), ddim),
     (ExponentialSDE(order=1, beta=Window(factor=5.0, sigma_lo=90.0, sigma_hi=100.0)), ddim),
     (ExponentialSDE(beta=Zero()), dpmpp_2s(0.5)),
-    (DPMSolverSDE(eta=0.0), dpmpp_2s(0.5)),
-    (DPMSolverSDE(eta=0.0, r=0.3), dpmpp_2s(0.3)),
-    (DPMSolverSDE(eta=0.0, r=1.0), dpmpp_2s(1.0)),
-    (DPMSolver2MSDE(eta=0.0), dpmpp_2m("midpoint")),
-    (DPMSolver2MSDE(eta=0.0, form="heun"), dpmpp_2m("heun")),
-    (DPMSolver3MSDE(eta=0.0), dpmpp_3m),
+    (DPMppSDE(eta=0.0), dpmpp_2s(0.5)),
+    (DPMppSDE(eta=0.0, r=0.3), dpmpp_2s(0.3)),
+    (DPMppSDE(eta=0.0, r=1.0), dpmpp_2s(1.0)),
+    (DPMpp2MSDE(eta=0.0), dpmpp_2m("midpoint")),
+    (DPMpp2MSDE(eta=0.0, form="heun"), dpmpp_2m("heun")),
+    (DPMpp3MSDE(eta=0.0), dpmpp_3m),
     *[(ERSDE(stages=stages, beta=Zero()), er_sde(stages, 1)) for stages in (1, 2, 3)],
     (SASolver(predictor_order=1, corrector_order=0, beta=Zero()), ddim),
     (SASolver(predictor_order=2, corrector_order=0, beta=Zero()), sa_predictor_2),
@@ -398,7 +398,7 @@ def test_er_sde_with_phi_sigma_squared_is_the_plain_loop(stages):
 
 
 def test_dpmpp_sde_with_eta_1_is_the_exponential_method_of_order_2():
-    for state, expected in zip(images_of(DPMSolverSDE()), images_of(ExponentialSDE()), strict=True):
+    for state, expected in zip(images_of(DPMppSDE()), images_of(ExponentialSDE()), strict=True):
         torch.testing.assert_close(state, expected, rtol=0, atol=1e-9)
 
 
@@ -487,8 +487,8 @@ def test_euler_ancestral_is_ddim_with_eta_of_diffusers(eta):
 
 DPMPP = {
     "order 1": (ExponentialSDE(order=1, beta=Song()), {"solver_order": 1}),
-    "midpoint": (DPMSolver2MSDE(), {"solver_order": 2, "solver_type": "midpoint"}),
-    "heun": (DPMSolver2MSDE(form="heun"), {"solver_order": 2, "solver_type": "heun"}),
+    "midpoint": (DPMpp2MSDE(), {"solver_order": 2, "solver_type": "midpoint"}),
+    "heun": (DPMpp2MSDE(form="heun"), {"solver_order": 2, "solver_type": "heun"}),
 }
 
 
@@ -510,7 +510,7 @@ def test_3m_sde_agrees_with_diffusers_but_for_a_sign_of_theirs():
         DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++", prediction_type="sample",
         lower_order_final=False, solver_order=3, solver_type="heun",
     )  # fmt: skip
-    ours, theirs = images_of(DPMSolver3MSDE()), their_states(scheduler, variance_noise=plain_noise)
+    ours, theirs = images_of(DPMpp3MSDE()), their_states(scheduler, variance_noise=plain_noise)
     assert_equal_states(ours[:2], theirs, 1e-5)
     lam = [-math.log(sigma) for sigma in SIGMAS[:4].tolist()]
     d = [plain_denoise(x, sigma) for x, sigma in zip([start(), *ours], SIGMAS[:3].tolist(), strict=False)]
@@ -557,11 +557,11 @@ def test_sa_solver_agrees_with_diffusers(monkeypatch, tau, orders):
         ("eta", lambda: EulerAncestral(eta=1.5)),
         ("s_noise", lambda: EulerAncestral(s_noise=-1.0)),
         ("order", lambda: ExponentialSDE(order=3)),
-        ("r", lambda: DPMSolverSDE(r=0.0)),
-        ("eta", lambda: DPMSolverSDE(eta=-0.1)),
-        ("eta", lambda: DPMSolver2MSDE(eta=math.nan)),
-        ("form", lambda: DPMSolver2MSDE(form="huen")),
-        ("eta", lambda: DPMSolver3MSDE(eta=math.inf)),
+        ("r", lambda: DPMppSDE(r=0.0)),
+        ("eta", lambda: DPMppSDE(eta=-0.1)),
+        ("eta", lambda: DPMpp2MSDE(eta=math.nan)),
+        ("form", lambda: DPMpp2MSDE(form="huen")),
+        ("eta", lambda: DPMpp3MSDE(eta=math.inf)),
         ("stages", lambda: ERSDE(stages=4)),
         ("s_noise", lambda: ERSDE(s_noise=math.nan)),
         ("predictor_order", lambda: SASolver(predictor_order=5)),

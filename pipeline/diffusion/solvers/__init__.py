@@ -4,7 +4,7 @@ from pipeline.diffusion.solvers.ancestral import EulerAncestral
 from pipeline.diffusion.solvers.base import MANY, Memory, SolverShape, Step, error_order
 from pipeline.diffusion.solvers.deis import DEIS
 from pipeline.diffusion.solvers.dpm_solver import DPMpp2M, DPMpp2S, DPMpp3M, DPMSolver2
-from pipeline.diffusion.solvers.dpm_solver_sde import DPMSolver2MSDE, DPMSolver3MSDE, DPMSolverSDE
+from pipeline.diffusion.solvers.dpm_solver_sde import DPMpp2MSDE, DPMpp3MSDE, DPMppSDE
 from pipeline.diffusion.solvers.embedded import BogackiShampine, DormandPrince
 from pipeline.diffusion.solvers.er_sde import ERSDE
 from pipeline.diffusion.solvers.linear_multistep import IPNDM, LMS, IPNDMv
@@ -16,7 +16,7 @@ from pipeline.diffusion.solvers.unipc import UniPC
 Solver = (
     Euler | Heun | Midpoint | Ralston | Alpha | BogackiShampine | DormandPrince
     | DPMSolver2 | DPMpp2S | DPMpp2M | DPMpp3M | IPNDM | IPNDMv | LMS | DEIS | UniPC
-    | EulerAncestral | EulerMaruyama | ExponentialSDE | DPMSolverSDE | DPMSolver2MSDE | DPMSolver3MSDE
+    | EulerAncestral | EulerMaruyama | ExponentialSDE | DPMppSDE | DPMpp2MSDE | DPMpp3MSDE
     | ERSDE | SASolver
 )  # fmt: skip
 
@@ -29,9 +29,9 @@ __all__ = [
     "Alpha",
     "BogackiShampine",
     "DPMSolver2",
-    "DPMSolver2MSDE",
-    "DPMSolver3MSDE",
-    "DPMSolverSDE",
+    "DPMpp2MSDE",
+    "DPMpp3MSDE",
+    "DPMppSDE",
     "DPMpp2M",
     "DPMpp2S",
     "DPMpp3M",

@@ -8,7 +8,8 @@ from torch import Tensor
 from pipeline.diffusion.flow import Flow
 from pipeline.diffusion.seeds import Noise
 from pipeline.diffusion.solvers.base import MANY, Memory, Step
-from pipeline.diffusion.solvers.renoising import ancestral_decay, enter, renoise
+from pipeline.diffusion.solvers.plain import plain
+from pipeline.diffusion.solvers.renoising import ancestral_decay, renoise
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class EulerAncestral:
     def step(
         self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
     ) -> Step:
-        plain = enter(flow, x, t, t_next)
-        decay = ancestral_decay(plain.sigma, plain.sigma_next, self.eta)
+        move = plain(flow, x, t, t_next)
+        decay = ancestral_decay(move.sigma, move.sigma_next, self.eta)
         denoised = flow.denoised(x, t)
-        return Step(plain.leave(renoise(plain.z, denoised, plain.sigma, plain.sigma_next, decay, noise, self.s_noise)))
+        return move.step(renoise(move.x, denoised, move.sigma, move.sigma_next, decay, noise, self.s_noise))
 
 
 def check_eta(eta: float, most: float) -> None:

@@ -13,9 +13,9 @@ from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.seeds import Noise
 from pipeline.diffusion.solvers.ancestral import check_eta, check_s_noise
 from pipeline.diffusion.solvers.base import MANY, Memory, Step
+from pipeline.diffusion.solvers.plain import plain
 from pipeline.diffusion.solvers.renoising import (
     ancestral_decay,
-    enter,
     recall,
     remember,
     renoise,
@@ -24,7 +24,7 @@ from pipeline.diffusion.solvers.renoising import (
 
 
 @dataclass(frozen=True)
-class DPMSolverSDE:
+class DPMppSDE:
     """DPM++ SDE: a second evaluation at the ratio r of the step in lambda, and ancestral noise of amount eta in both.
 
     The noise of the part of the step and of the whole lie on one Brownian path. eta = 0 is DPM-Solver++ (2S) with r
@@ -53,22 +53,22 @@ class DPMSolverSDE:
     def step(
         self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
     ) -> Step:
-        plain = enter(flow, x, t, t_next)
-        z, sigma, sigma_next = plain.z, plain.sigma, plain.sigma_next
+        move = plain(flow, x, t, t_next)
+        z, sigma, sigma_next = move.x, move.sigma, move.sigma_next
 
         def jump(denoised: Tensor, level: Tensor) -> Tensor:
             return renoise(z, denoised, sigma, level, ancestral_decay(sigma, level, self.eta), noise, self.s_noise)
 
         # sigma exp(-1 h) may miss sigma_next by a rounding error.
-        between = sigma_next if self.r == 1 else sigma * (-self.r * plain.h).exp()
+        between = sigma_next if self.r == 1 else sigma * (-self.r * move.h).exp()
         first = flow.denoised(x, t)
-        second = flow.plain().denoised(jump(first, between), between)
+        second = move.flow.denoised(jump(first, between), between)
         weight = 1 / (2 * self.r)
-        return Step(plain.leave(jump((1 - weight) * first + weight * second, sigma_next)))
+        return move.step(jump((1 - weight) * first + weight * second, sigma_next))
 
 
 @dataclass(frozen=True)
-class DPMSolver2MSDE:
+class DPMpp2MSDE:
     """DPM++ 2M SDE: D extrapolated from the last two evaluations; decay eta h, so beta = eta sigma_dot / sigma.
 
     The forms weigh the slope of D by (1 - exp(-H)) / 2 (`midpoint`) or exactly (`heun`), H = (1 + eta) h. The first
@@ -97,19 +97,19 @@ class DPMSolver2MSDE:
     def step(
         self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
     ) -> Step:
-        plain = enter(flow, x, t, t_next)
-        z, sigma, sigma_next, h = plain.z, plain.sigma, plain.sigma_next, plain.h
+        move = plain(flow, x, t, t_next)
+        z, sigma, sigma_next, h = move.x, move.sigma, move.sigma_next, move.h
         denoised = flow.denoised(x, t)
-        (last,) = recall(memory, 1, denoised, plain)
+        (last,) = recall(memory, 1, denoised, move)
         H, r = (1 + self.eta) * h, (last.sigma / sigma).log() / h
         of_slope = -(-H).expm1() / 2 if self.form == "midpoint" else _phi_2(H)
         z_next = renoise(z, denoised, sigma, sigma_next, self.eta * h, noise, self.s_noise)
         z_next = z_next + weighted(of_slope / r, denoised - last.denoised, last.known)
-        return Step(plain.leave(z_next), remember(memory, 1, denoised, sigma))
+        return move.step(z_next, remember(memory, 1, denoised, sigma))
 
 
 @dataclass(frozen=True)
-class DPMSolver3MSDE:
+class DPMpp3MSDE:
     """DPM++ 3M SDE: D extrapolated from the last three evaluations; decay eta h as in 2M SDE.
 
     In the published form, whose second difference lacks a factor 2: its order is 2, with noise and without. The first
@@ -135,10 +135,10 @@ class DPMSolver3MSDE:
     def step(
         self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
     ) -> Step:
-        plain = enter(flow, x, t, t_next)
-        z, sigma, sigma_next, h = plain.z, plain.sigma, plain.sigma_next, plain.h
+        move = plain(flow, x, t, t_next)
+        z, sigma, sigma_next, h = move.x, move.sigma, move.sigma_next, move.h
         denoised = flow.denoised(x, t)
-        last, before = recall(memory, 2, denoised, plain)
+        last, before = recall(memory, 2, denoised, move)
         H = (1 + self.eta) * h
         r_0, r_1 = (last.sigma / sigma).log() / h, (before.sigma / last.sigma).log() / h
         slope = (denoised - last.denoised) / per_sample(r_0, z)
@@ -147,7 +147,7 @@ class DPMSolver3MSDE:
         z_next = renoise(z, denoised, sigma, sigma_next, self.eta * h, noise, self.s_noise)
         z_next = z_next + weighted(phi_2, slope, last.known)
         z_next = z_next + weighted(phi_2 * r_0 - phi_2 / H + 0.5, bend, before.known)
-        return Step(plain.leave(z_next), remember(memory, 2, denoised, sigma))
+        return move.step(z_next, remember(memory, 2, denoised, sigma))
 
 
 def _phi_2(H: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.randomness import Beta, ExtendedReverse
 from pipeline.diffusion.seeds import Noise
 from pipeline.diffusion.solvers.base import MANY, Memory, Step
-from pipeline.diffusion.solvers.renoising import Plain, enter, recall, remember, renoise, weighted
+from pipeline.diffusion.solvers.plain import Plain, plain
+from pipeline.diffusion.solvers.renoising import recall, remember, renoise, weighted
 
 
 @dataclass(frozen=True)
@@ -47,33 +48,33 @@ class ERSDE:
     def step(
         self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
     ) -> Step:
-        plain = enter(flow, x, t, t_next)
-        z, sigma, sigma_next = plain.z, plain.sigma, plain.sigma_next
+        move = plain(flow, x, t, t_next)
+        z, sigma, sigma_next = move.x, move.sigma, move.sigma_next
         denoised = flow.denoised(x, t)
         z_next = renoise(z, denoised, sigma, sigma_next, self.beta.decay(sigma, sigma_next), noise, self.s_noise)
         if self.stages == 1:
-            return Step(plain.leave(z_next))
-        last, before = recall(memory, 2, denoised, plain)
-        of_slope, of_bend = self._taylor(plain)
+            return move.step(z_next)
+        last, before = recall(memory, 2, denoised, move)
+        of_slope, of_bend = self._taylor(move)
         slope = (denoised - last.denoised) / per_sample(sigma - last.sigma, z)
         z_next = z_next + weighted(of_slope, slope, last.known)
         if self.stages == 3:
             last_slope = (last.denoised - before.denoised) / per_sample(last.sigma - before.sigma, z)
             bend = 2 * (slope - last_slope) / per_sample(sigma - before.sigma, z)
             z_next = z_next + weighted(of_bend, bend, before.known)
-        return Step(plain.leave(z_next), remember(memory, 2, denoised, sigma))
+        return move.step(z_next, remember(memory, 2, denoised, sigma))
 
-    def _taylor(self, plain: Plain) -> tuple[Tensor, Tensor]:
+    def _taylor(self, move: Plain) -> tuple[Tensor, Tensor]:
         """What D' and D'' at sigma contribute, of shape (N,): (u - sigma)^k / k! against d(-phi(sigma_next) / phi(u)).
 
         Integrated by parts, with phi(sigma_next) / phi(u) = (sigma_next / u) exp(-decay).
         """
-        sigma, sigma_next = plain.sigma, plain.sigma_next
+        sigma, sigma_next = move.sigma, move.sigma_next
         change = sigma_next - sigma
         of_one, of_distance = torch.zeros_like(sigma), torch.zeros_like(sigma)
         for share, weight in _nodes():
-            u = sigma_next * (share * plain.h).exp()
-            term = weight * plain.h * sigma_next * (-self.beta.decay(u, sigma_next)).exp()
+            u = sigma_next * (share * move.h).exp()
+            term = weight * move.h * sigma_next * (-self.beta.decay(u, sigma_next)).exp()
             of_one, of_distance = of_one + term, of_distance + (u - sigma) * term
         return change + of_one, change**2 / 2 + of_distance
 

@@ -1,4 +1,4 @@
-"""What stochastic solvers share: plain coordinates, the exact linear part of the SDE, and the past of multistep ones.
+"""What stochastic solvers share: the exact linear part of the SDE, and the past of multistep ones.
 
 In z = x / s with lambda = -ln sigma for time, the SDE of the paper (Eq. 6) is, for beta = rho sigma_dot / sigma,
 
@@ -15,39 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.flow import Flow
 from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.seeds import Noise
 from pipeline.diffusion.solvers.base import Memory
+from pipeline.diffusion.solvers.plain import Plain
 
 MIN_SPACING = 0.1
-
-
-class Plain(NamedTuple):
-    """A step in the plain coordinates.
-
-    z: the state without scaling, float64 of shape (N, C, H, W).
-    sigma, sigma_next: the levels at both ends, float64 of shape (N,).
-    s_next: the scaling at the end, of shape (N,); x_next = s_next z_next.
-    """
-
-    z: Tensor
-    sigma: Tensor
-    sigma_next: Tensor
-    s_next: Tensor
-
-    @property
-    def h(self) -> Tensor:
-        """The step in lambda = -ln sigma, positive, of shape (N,)."""
-        return (self.sigma / self.sigma_next).log()
-
-    def leave(self, z_next: Tensor) -> Tensor:
-        """The state at the end, with scaling."""
-        return per_sample(self.s_next, z_next) * z_next
-
-
-def enter(flow: Flow, x: Tensor, t: Tensor, t_next: Tensor) -> Plain:
-    return Plain(x / per_sample(flow.s(t), x), flow.sigma(t), flow.sigma(t_next), flow.s(t_next))
 
 
 def kept(sigma: Tensor, sigma_next: Tensor, decay: Tensor) -> Tensor:
@@ -88,15 +61,15 @@ class Evaluation(NamedTuple):
     known: Tensor
 
 
-def recall(memory: Memory, count: int, denoised: Tensor, plain: Plain) -> list[Evaluation]:
+def recall(memory: Memory, count: int, denoised: Tensor, move: Plain) -> list[Evaluation]:
     """The last `count` evaluations, latest first, as seen from the beginning of a step.
 
     A sample lacks one that it never made (or has climbed since), or that lies not above the one after it by a tenth of
     the step in ln sigma: nothing is extrapolated from there, which churn could bring about. The level of one that it
     lacks is a stand-in that divides nothing by zero.
     """
-    found, latest, known = [], plain.sigma, torch.ones_like(plain.sigma, dtype=torch.bool)
-    rise = (MIN_SPACING * plain.h).exp()
+    found, latest, known = [], move.sigma, torch.ones_like(move.sigma, dtype=torch.bool)
+    rise = (MIN_SPACING * move.h).exp()
     memory = memory or (torch.zeros_like(denoised), torch.zeros_like(latest)) * count
     for old, level in zip(memory[::2], memory[1::2], strict=True):
         known = known & (level > rise * latest)

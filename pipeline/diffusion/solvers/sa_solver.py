@@ -12,7 +12,8 @@ from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.randomness import Beta, Window
 from pipeline.diffusion.seeds import Noise
 from pipeline.diffusion.solvers.base import MANY, Memory, Step
-from pipeline.diffusion.solvers.renoising import Evaluation, added, enter, kept, recall, remember, weighted
+from pipeline.diffusion.solvers.plain import plain
+from pipeline.diffusion.solvers.renoising import Evaluation, added, kept, recall, remember, weighted
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,18 @@ class SASolver:
     def step(
         self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
     ) -> Step:
-        plain = enter(flow, x, t, t_next)
-        z, sigma, sigma_next = plain.z, plain.sigma, plain.sigma_next
+        move = plain(flow, x, t, t_next)
+        z, sigma, sigma_next = move.x, move.sigma, move.sigma_next
         denoised = flow.denoised(x, t)
         count = max(self.predictor_order, self.corrector_order, 2) - 1
-        past = recall(memory[3:], count, denoised, plain)
+        past = recall(memory[3:], count, denoised, move)
         if memory and self.corrector_order:
             z = _correct(z, denoised, sigma, past, memory[:3], min(self.corrector_order, ahead + 3))
         decay = self.beta.decay(sigma, sigma_next)
         base = per_sample(kept(sigma, sigma_next, decay), z) * z + added(sigma, sigma_next, decay, noise)
         here = Evaluation(denoised, sigma, torch.ones_like(sigma, dtype=torch.bool))
-        z_next = base + _adams([here, *past[: min(self.predictor_order, ahead + 1) - 1]], sigma, plain.h, decay)
-        return Step(plain.leave(z_next), (base, sigma_next, decay, *remember(memory[3:], count, denoised, sigma)))
+        z_next = base + _adams([here, *past[: min(self.predictor_order, ahead + 1) - 1]], sigma, move.h, decay)
+        return move.step(z_next, (base, sigma_next, decay, *remember(memory[3:], count, denoised, sigma)))
 
 
 def _correct(z: Tensor, denoised: Tensor, sigma: Tensor, past: list[Evaluation], last: Memory, order: int) -> Tensor:

@@ -10,7 +10,8 @@ from pipeline.diffusion.preconditioning import per_sample
 from pipeline.diffusion.randomness import Beta, Song
 from pipeline.diffusion.seeds import Noise
 from pipeline.diffusion.solvers.base import MANY, Memory, Step
-from pipeline.diffusion.solvers.renoising import enter, renoise
+from pipeline.diffusion.solvers.plain import plain
+from pipeline.diffusion.solvers.renoising import renoise
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ class ExponentialSDE:
     def step(
         self, flow: Flow, x: Tensor, t: Tensor, t_next: Tensor, memory: Memory, noise: Noise, ahead: int = MANY
     ) -> Step:
-        plain = enter(flow, x, t, t_next)
-        z, sigma, sigma_next = plain.z, plain.sigma, plain.sigma_next
+        move = plain(flow, x, t, t_next)
+        z, sigma, sigma_next = move.x, move.sigma, move.sigma_next
         denoised = flow.denoised(x, t)
         if self.order == 2:
             middle = (sigma * sigma_next).sqrt()
             z_middle = renoise(z, denoised, sigma, middle, self.beta.decay(sigma, middle), noise)
-            denoised = flow.plain().denoised(z_middle, middle)
-        return Step(plain.leave(renoise(z, denoised, sigma, sigma_next, self.beta.decay(sigma, sigma_next), noise)))
+            denoised = move.flow.denoised(z_middle, middle)
+        return move.step(renoise(z, denoised, sigma, sigma_next, self.beta.decay(sigma, sigma_next), noise))
