@@ -15,7 +15,7 @@ from pipeline.diffusion.solvers import BogackiShampine, Euler, Heun
 from pipeline.diffusion.stochasticity import Churn
 from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, ExplicitSteps, NoiseLevels, grid
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.parts import EMBEDDED, SCALINGS, SCHEDULES, SOLVERS, STOCHASTICITIES, TIMESTEPS, name
+from tests.diffusion.parts import EMBEDDED, EMBEDDED, SCALINGS, SCHEDULES, SOLVERS, STOCHASTICITIES, TIMESTEPS, name
 
 MIXTURE = Mixture(std=0.5)
 ANY = NoiseLevels()
@@ -58,7 +58,8 @@ def test_the_count_is_what_the_network_was_asked(solver, num_steps, churn):
 def test_a_solver_spends_what_it_states_from_1_to_20_steps(solver):
     for num_steps in range(1, 21):
         nfe = count_nfe(Sampler(timesteps=EDMSteps(num_steps=num_steps), solver=solver), ANY)
-        assert nfe == solver.evaluations * (num_steps - 1) + 1
+        first = int(solver in EMBEDDED and num_steps > 1)  # later steps begin with the last slope of the one before
+        assert nfe == solver.evaluations * (num_steps - 1) + 1 + first
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=name)
