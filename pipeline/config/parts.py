@@ -24,7 +24,8 @@ other: each solver with each schedule, scaling, time grid, stochasticity and gui
 
 The order is that of the global error, as a test measures it on data with a known answer, on every smooth grid and with
 every schedule and scaling; of a stochastic solver it is the weak order. Evaluations are calls of the denoiser a step;
-the last step, to sigma = 0, is Euler's in all and costs one (the embedded pairs ask once more at their first step). Guidance by a second network doubles them.
+the last step, to sigma = 0, is Euler's in all and costs one (the embedded pairs ask once more at their first step).
+Guidance by a second network doubles them.
 """
 CHECKED_HEAD = """## Checked against
 

@@ -15,7 +15,7 @@ from pipeline.diffusion.solvers import BogackiShampine, Euler, Heun
 from pipeline.diffusion.stochasticity import Churn
 from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, ExplicitSteps, NoiseLevels, grid
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.parts import EMBEDDED, EMBEDDED, SCALINGS, SCHEDULES, SOLVERS, STOCHASTICITIES, TIMESTEPS, name
+from tests.diffusion.parts import EMBEDDED, SCALINGS, SCHEDULES, SOLVERS, STOCHASTICITIES, TIMESTEPS, name
 
 MIXTURE = Mixture(std=0.5)
 ANY = NoiseLevels()
