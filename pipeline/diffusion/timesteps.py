@@ -196,8 +196,8 @@ class VESteps:
 
 def check_iddpm(M: int, C_1: float, C_2: float) -> None:
     """Raises ValueError where the constants give no table of decreasing levels."""
-    if M < 2:
-        raise ValueError(f"M: must be at least 2 (got {M})")
+    if not 2 <= M <= 100_000:
+        raise ValueError(f"M: must be at least 2 and at most 100,000 (got {M})")
     if not 0 < C_1 < 1:
         raise ValueError(f"C_1: must lie between 0 and 1 (got {C_1})")
     if not 0 <= C_2 < math.inf:

@@ -23,6 +23,7 @@ from pipeline.engine.devices import as_dtype, device_name, family, fixed_arithme
 from pipeline.engine.work import Done, ExtractorPlan, Setting, Task, WorkerSettings
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors import Extractor, ImageShape
+from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import Snapshot, build_denoiser, read_weights
 
 Fetch = Callable[[Snapshot], bytes]  # the safetensors bytes of a snapshot's weights
@@ -38,7 +39,8 @@ class Denoisers:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._budget = settings.denoiser_memory_gb * 1e9
-        self._held: OrderedDict[str, tuple[Denoiser, int]] = OrderedDict()
+        # By weights and model: the same weights under another preconditioning are another denoiser.
+        self._held: OrderedDict[tuple[str, ModelSpec], tuple[Denoiser, int]] = OrderedDict()
         self.loads = 0
 
     def get(self, snapshots: Sequence[Snapshot], fetch: Fetch) -> list[Denoiser]:
@@ -47,7 +49,7 @@ class Denoisers:
         Raises:
             CheckpointError: weights are not those of the snapshot, or do not fit its model.
         """
-        names = [snapshot.weights_sha256 for snapshot in snapshots]
+        names = [(snapshot.weights_sha256, snapshot.model) for snapshot in snapshots]
         for name, snapshot in zip(names, snapshots, strict=True):
             if name not in self._held:
                 denoiser = self._load(snapshot, fetch(snapshot))

@@ -176,6 +176,7 @@ def test_a_list_is_taken_as_it_is(kind):
         ("rho", lambda: EDMSteps(rho=0.0)),
         ("epsilon_s", lambda: VPSteps(epsilon_s=1.0)),
         ("M", lambda: IDDPMSteps(M=1)),
+        ("M", lambda: IDDPMSteps(M=10**12)),
         ("C_1", lambda: IDDPMSteps(C_1=0.0)),
         ("C_2", lambda: IDDPMSteps(C_2=-0.1)),
         ("sigmas", lambda: OptimizedSteps(sigmas=(1.0, 2.0))),

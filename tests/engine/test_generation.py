@@ -25,7 +25,7 @@ from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.solvers import BogackiShampine
 from pipeline.diffusion.stochasticity import Restart
 from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, ExplicitSteps
-from pipeline.engine.actor import ChunkWorker
+from pipeline.engine.actor import ChunkWorker, Denoisers
 from pipeline.engine.devices import family, fixed_arithmetic
 from pipeline.engine.generation import PointResult, generate
 from pipeline.engine.session import Resources
@@ -557,8 +557,6 @@ def test_half_precision_and_a_fixed_list_of_steps_give_nearly_the_same_images(tm
 
 
 def test_a_worker_holds_networks_within_its_budget(tmp_path: Path) -> None:
-    from pipeline.engine.actor import Denoisers
-
     store = tiny_store(tmp_path, 3)
     snapshots = [find_snapshot(store, CheckpointRef(f"net{i}")) for i in range(3)]
     size = sum(len(read_weights(store, snapshot)) for snapshot in snapshots[:2]) * 1.1
@@ -569,6 +567,15 @@ def test_a_worker_holds_networks_within_its_budget(tmp_path: Path) -> None:
     assert held.loads == 4  # 0, 1, 2 (which drops 0), and 0 again
     with pytest.raises(CheckpointError, match="damaged on their way"):
         held.get([snapshots[1]], lambda snapshot: read_weights(store, snapshots[0]))
+
+
+def test_the_same_weights_in_another_model_are_another_denoiser(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    snapshot = find_snapshot(store, CheckpointRef("net0"))
+    other = replace(snapshot, model=snapshot.model.model_copy(update={"sigma_data": 0.9}))
+    held = Denoisers(WorkerSettings(store, EXECUTION, "cpu", {}))
+    found = held.get([snapshot, other], lambda one: read_weights(store, one))
+    assert [denoiser.sigma_data for denoiser in found] == [0.5, 0.9]
 
 
 # -- timing ------------------------------------------------------------------------------------------------------------
