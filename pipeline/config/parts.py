@@ -22,8 +22,9 @@ Made by `python -m tests.catalogue > docs/catalogue.md`; a test fails when it is
 other: each solver with each schedule, scaling, time grid, stochasticity and guidance. Every key that settings take:
 [settings.md](settings.md).
 
-The order is that of the global error, as a test measures it on data with a known answer, on every smooth grid and with
-every schedule and scaling; of a stochastic solver it is the weak order. Evaluations are calls of the denoiser a step;
+The order is that of the global error, as a test measures it on data with a known answer, on the smooth grids and with
+every schedule and scaling (where it could not be read off, `tests/diffusion/test_solvers.py` says so and why); of a
+stochastic solver it is the weak order, measured on a linear denoiser. Evaluations are calls of the denoiser a step;
 the last step, to sigma = 0, is Euler's in all and costs one (the embedded pairs ask once more at their first step).
 Guidance by a second network doubles them.
 """
