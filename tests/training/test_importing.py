@@ -508,7 +508,7 @@ def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
     for content, problem in (
         ({**good, "version": 2}, "version 2"),
         ({**good, "model": {**model, "network": {"kind": "mpl"}}}, "network"),
-        ({**good, "model": {**model, "resolution": 8}}, r"(first|last)\.weight of shape"),
+        ({**good, "model": {**model, "resolution": 8}}, r"first\.weight of shape"),
         ({**good, "model": {**model, "network": {**model["network"], "num_layers": 3}}}, "layers.2.* is missing"),
         ({**good, "weights": {"../raw": "0" * 64}}, "sets of weights"),
         ({**good, "weights": {"raw": "0" * 64}}, "raw.safetensors: is damaged"),

@@ -73,7 +73,7 @@ def check_fits(found: Found) -> None:
                 f"the weights {name!r} do not fit the network {found.model.network.kind}: "
                 f"{_few(missing, 'is missing')}{' and ' if missing and unknown else ''}{_few(unknown, 'has no place')}"
             )
-        for key, tensor in weights.items():
+        for key, tensor in sorted(weights.items()):  # a file gives them in an order of its own
             if tensor.shape != expected[key]:
                 shapes = f"{list(tensor.shape)}, where the network has {list(expected[key])}"
                 raise NotRecognisedError(f"the weights {name!r} hold {key} of shape {shapes}")
