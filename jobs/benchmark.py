@@ -55,7 +55,9 @@ def tell(
 ) -> None:
     """Table, figure and picture: printed, logged as a run of the benchmark's own, and written to a folder."""
     title = next(iter(result.titles.values()))
-    marks = [Mark(row.solver, row.nfe, row.distance, _steps(row), best=row.pareto) for row in result.rows]
+    marks = [
+        Mark(row.solver, row.nfe, row.distance, _steps(row), *row.interval, best=row.pareto) for row in result.rows
+    ]
     figure = quality_against_cost(marks, f"{result.name}: quality against NFE", y_label=f"{title} (less is better)")
     # Other images or another protocol under the same name are another run: what was told before stays.
     key = digest({"benchmark": result.name, "rows": [[row.samples_digest, row.protocol] for row in result.rows]})

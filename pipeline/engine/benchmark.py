@@ -171,7 +171,11 @@ class _Teller:
 
     def _metrics(self, result: PointResult, found: Sequence[Evaluation]) -> dict[str, float]:
         first = found[0]
-        values = {"fid" if first.protocol.distance == FID else "fd": first.distance, "nfe": result.nfe}
+        title = "fid" if first.protocol.distance == FID else "fd"
+        values = {title: first.distance, "nfe": result.nfe}
+        if first.half_width is not None:
+            low, high = max(first.distance - first.half_width, 0.0), first.distance + first.half_width
+            values |= {f"{title}_low": low, f"{title}_high": high}
         values["num_images"] = self.seeds.count
         if len(found) > 1:
             names = (measure.name for measure in self.measures)
@@ -190,6 +194,7 @@ class _Teller:
             nfe=result.nfe,
             distance=first.distance,
             distances={name: evaluation.distance for name, evaluation in found.items()},
+            half_widths={name: evaluation.half_width for name, evaluation in found.items()},
             rank_deficient=tuple(name for name, evaluation in found.items() if evaluation.rank_deficient),
             accuracy=_accuracy(list(found.values())),
             seconds_per_1000=None if timing is None else timing.seconds_per_1000,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
+import numpy as np
 import torch
 
 from pipeline.data.features import committed_features, read_chunk_features
@@ -16,8 +17,9 @@ from pipeline.engine.work import ExtractorPlan
 from pipeline.errors import SettingsError, StoreError
 from pipeline.metrics.accuracy import accuracy
 from pipeline.metrics.frechet import frechet_distance
-from pipeline.metrics.moments import Moments
+from pipeline.metrics.moments import Float64, Gaussian, Moments
 from pipeline.metrics.protocol import EvaluationProtocol
+from pipeline.metrics.uncertainty import Influence, half_width
 from pipeline.training.snapshot import Snapshot
 
 
@@ -29,6 +31,8 @@ class Evaluation:
         name: of the point.
         samples_digest: of its images.
         distance: the Frechet distance to the reference.
+        half_width: half the 95 % interval of the distance (`pipeline.metrics.uncertainty`); None where it is of too few
+            images to have one.
         rank_deficient: it is of too few images for the extractor's number of features.
         accuracy: the share of images that are recognised as their labels; None where the extractor does not know the
             classes, or the images have no labels.
@@ -38,6 +42,7 @@ class Evaluation:
     name: str
     samples_digest: str
     distance: float
+    half_width: float | None
     rank_deficient: bool
     accuracy: float | None
     protocol: EvaluationProtocol
@@ -110,9 +115,24 @@ def _evaluate(
         sizes = f"{reference.gaussian.num_features} features, {plan.distance_name} has {gaussian.num_features}"
         raise SettingsError(reference.title, f"is no reference for this extractor: it is of {sizes}")
     distance = frechet_distance(gaussian, reference.gaussian)
+    width = (
+        None if distance.rank_deficient else half_width(_influences(store, result, seeds, plan, reference, gaussian))
+    )
     recognised = _accuracy(result, seeds, torch.cat(logits)) if logits else None
     name, images = result.point.name, result.samples_digest
-    return Evaluation(name, images, distance.value, distance.rank_deficient, recognised, protocol)
+    return Evaluation(name, images, distance.value, width, distance.rank_deficient, recognised, protocol)
+
+
+def _influences(
+    store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan, reference: Reference, gaussian: Gaussian
+) -> Float64:
+    """Of every image on the distance; the features are read again, since all of them may be more than memory holds."""
+    influence = Influence.on(gaussian, reference.gaussian)
+    parts = [
+        influence.of(read_chunk_features(store, result.samples_digest, plan.digest, index).features[part])
+        for index, part in spans(seeds.first, seeds.count, result.chunk_size)
+    ]
+    return np.concatenate(parts)
 
 
 def _accuracy(result: PointResult, seeds: Seeds, logits: torch.Tensor) -> float | None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 MARK = "*"
 TOO_FEW = "~"
 ABSENT = "-"
+WITHIN = "±"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Row:
         nfe: network evaluations an image, counted, mean over the images.
         distance: the first of `distances`, by which rows are ranked.
         distances: by the name of the extractor.
+        half_widths: half the 95 % interval of each distance, by the same names; None where it has none.
         rank_deficient: the names of those that were measured on too few images for their number of features.
         accuracy: the share of images recognised as their labels, where a classifier was asked.
         seconds_per_1000: by a separate warm timing, if there was one.
@@ -40,6 +43,7 @@ class Row:
     nfe: float
     distance: float
     distances: Mapping[str, float]
+    half_widths: Mapping[str, float | None]
     rank_deficient: tuple[str, ...]
     accuracy: float | None
     seconds_per_1000: float | None
@@ -47,6 +51,12 @@ class Row:
     samples_digest: str
     protocol: str
     guide: str = ""
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """The ends of the interval of `distance`."""
+        half = next(iter(self.half_widths.values()), None)
+        return (None, None) if half is None else (max(self.distance - half, 0.0), self.distance + half)
 
 
 @dataclass(frozen=True)
@@ -111,13 +121,17 @@ def rows_json(rows: Sequence[Row], **about: Any) -> str:
 
 
 def rows_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV, a column for the distance of every extractor."""
+    """The rows as CSV, two columns for every extractor: its distance, and half that distance's interval."""
     lines = []
     for row in by_cost(rows):
         line = asdict(row)
-        distances = line.pop("distances")
+        distances, half_widths = line.pop("distances"), line.pop("half_widths")
         line["rank_deficient"] = " ".join(row.rank_deficient)
-        lines.append({**line, **{f"distance_{name}": value for name, value in distances.items()}})
+        lines.append(
+            line
+            | {f"distance_{name}": value for name, value in distances.items()}
+            | {f"half_width_{name}": half_widths.get(name) for name in distances}
+        )
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
@@ -127,13 +141,19 @@ def rows_csv(rows: Sequence[Row]) -> str:
 
 def _notes(rows: Sequence[Row], title: str) -> list[str]:
     notes = [f"- `{MARK}` nothing is better in NFE or in {title} without being worse in the other"]
+    if any(half is not None for row in rows for half in row.half_widths.values()):
+        notes.append(f"- `{WITHIN}` half the 95 % interval of the mean distance of so many images from this network")
     if any(row.rank_deficient for row in rows):
         notes.append(f"- `{TOO_FEW}` no more images than features: compare such a distance with nothing else")
     return notes + [f"- {protocol}" for protocol in dict.fromkeys(row.protocol for row in rows)]
 
 
 def _distance(row: Row, name: str) -> str:
-    return _number(row.distances[name]) + (TOO_FEW if name in row.rank_deficient else "")
+    value, half = row.distances[name], row.half_widths.get(name)
+    if half is None or not 0 < half < float("inf"):
+        return _number(value) + (TOO_FEW if name in row.rank_deficient else "")
+    digits = max(1 - math.floor(math.log10(half)), 0)  # two of the interval's, and as far those of the distance
+    return f"{value:.{digits}f} {WITHIN} {half:.{digits}f}"
 
 
 def _number(value: float) -> str:

@@ -52,6 +52,12 @@ def _of_too_few(gaussian: Gaussian, factor: Float64 | None) -> bool:
     return factor is None if gaussian.count is None else gaussian.count <= gaussian.num_features
 
 
+def covariance_factor(gaussian: Gaussian) -> Float64:
+    """F of shape (d, rank) with F F^T = covariance."""
+    factor = _cholesky(gaussian)
+    return _range(gaussian) if factor is None else factor
+
+
 def _cholesky(gaussian: Gaussian) -> Float64 | None:
     """The lower triangle L with L L^T = covariance, or None where the covariance is singular to rounding."""
     d = gaussian.num_features

@@ -16,6 +16,7 @@ HEUN = Row(
     nfe=35.0,
     distance=2.345678,
     distances={"classifier": 2.345678, "lite": 12345.6},
+    half_widths={"classifier": 0.1234, "lite": None},
     rank_deficient=("lite",),
     accuracy=0.9876,
     seconds_per_1000=12.3456,
@@ -24,7 +25,8 @@ HEUN = Row(
     protocol="FD, classifier; 1,000 images, seeds 0-999; reference abc (5,000 images)",
 )
 EULER = replace(HEUN, name="euler", solver="euler", num_steps=9, nfe=9.0, distance=30.0, rank_deficient=(),
-                distances={"classifier": 30.0, "lite": 500.0}, accuracy=None, seconds_per_1000=1234.5)  # fmt: skip
+                distances={"classifier": 30.0, "lite": 500.0}, half_widths={"classifier": None, "lite": 34.5},
+                accuracy=None, seconds_per_1000=1234.5)  # fmt: skip
 TITLES = {"classifier": "FD, classifier", "lite": "FD, lite"}
 
 
@@ -39,8 +41,8 @@ def test_the_table_is_aligned_and_sorted_by_cost() -> None:
     assert len({tuple(i for i, sign in enumerate(line) if sign == "|") for line in table}) == 1
     titles = ["setting", "NFE", "FD, classifier", "FD, lite", "accuracy", "s / 1,000 images", "best"]
     assert cells(table[0]) == titles
-    assert cells(table[2]) == ["euler", "9", "30", "500", "-", "1234", "*"]
-    assert cells(table[3]) == ["heun, 18 steps", "35", "2.346", "12346~", "98.8%", "12.35", "*"]
+    assert cells(table[2]) == ["euler", "9", "30", "500 ± 34", "-", "1234", "*"]
+    assert cells(table[3]) == ["heun, 18 steps", "35", "2.35 ± 0.12", "12346~", "98.8%", "12.35", "*"]
 
 
 def test_columns_that_say_nothing_are_left_out() -> None:
