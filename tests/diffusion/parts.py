@@ -75,7 +75,7 @@ SOLVER_VARIANTS = [
     *[UniPC(max_order=order, variant="bh1") for order in (1, 2, 3)],
 ]
 # Solvers that work in (x / s, sigma), so that schedule and scaling can't matter to them; a test holds them to it.
-IN_PLAIN_COORDINATES = ("dpm_solver", "linear_multistep", "deis", "unipc")
+IN_PLAIN_COORDINATES = ("dpm_solver", "linear_multistep", "gradient_estimation", "deis", "unipc")
 
 
 def in_plain_coordinates(solver: Any) -> bool:

@@ -55,6 +55,7 @@ CHECKED = {
     # The method is LMS under another name.
     "ipndm_v": "diffusers LMSDiscreteScheduler",
     "lms": "diffusers LMSDiscreteScheduler",
+    "gradient_estimation": "a plain loop of its paper's algorithm (test_multistep)",
     # diffusers has the polynomial in ln sigma only, and to order 3. The one in VP time is the same code with another
     # variable, and is checked against the paper's integrals in test_multistep.
     "deis": "diffusers DEISMultistepScheduler (log_rho, to order 3), the integrals of its paper (vp)",

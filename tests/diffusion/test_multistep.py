@@ -24,6 +24,7 @@ from pipeline.diffusion.solvers import (
     DPMpp3M,
     DPMSolver2,
     Euler,
+    GradientEstimation,
     IPNDMv,
     Step,
     UniPC,
@@ -37,8 +38,11 @@ from tests.diffusion.parts import name
 from tests.diffusion.plans import Levels, follow
 
 MIXTURE = Mixture(std=0.5)
-MULTISTEP = [DPMpp2M(), DPMpp3M(), DPMpp3M(form="corrected"), IPNDM(), IPNDMv(), LMS(), DEIS(), UniPC()]
+MULTISTEP = [
+    DPMpp2M(), DPMpp3M(), DPMpp3M(form="corrected"), IPNDM(), IPNDMv(), LMS(), GradientEstimation(), DEIS(), UniPC()
+]  # fmt: skip
 UP_TO_ORDER = [replace(solver, max_order=1) for solver in (IPNDM(), IPNDMv(), LMS(), DEIS())]
+UP_TO_ORDER += [GradientEstimation(gamma=1)]
 
 
 def column(*numbers: float) -> Tensor:
@@ -108,7 +112,7 @@ def test_a_long_past_a_short_one_and_none_go_side_by_side(solver):
 
 @pytest.mark.parametrize("solver", MULTISTEP, ids=repr)
 def test_every_value_of_the_past_counts_and_no_more(solver):
-    depth = {"dpmpp_2m": 1, "dpmpp_3m": 2}.get(solver.kind, 3)
+    depth = {"dpmpp_2m": 1, "gradient_estimation": 1, "dpmpp_3m": 2}.get(solver.kind, 3)
     past = walk(solver, [80.0, 60.0, 45.0, 33.0, 25.0], 80.0 * START)
     levels = column(25.0).expand(3), column(18.0).expand(3)
     ends = []
@@ -252,3 +256,17 @@ def test_an_inner_level_outside_of_the_step_is_refused(solver, r):
 def test_a_word_that_is_not_known_is_refused(solver, field):
     with pytest.raises(ValueError, match=rf"^{field}: must be \w+ or \w+ \(got other\)"):
         solver(**{field: "other"})
+
+
+@pytest.mark.parametrize("gamma", [1.5, 2.0, 2.5])
+def test_gradient_estimation_is_the_plain_loop_of_its_paper(gamma):
+    """In numpy, on one number: the noise estimate epsilon = (x - D) / sigma, and the last one beside it."""
+    sigmas = [80.0, 22.0, 9.0, 1.1, 0.4]
+    x, last = 80.0 * 0.7, None
+    for sigma, sigma_next in pairwise(sigmas):
+        denoised = float(MIXTURE.denoise(column(x).reshape(1, 1, 1, 1), column(sigma), None))
+        epsilon = (x - denoised) / sigma
+        estimate = epsilon if last is None else gamma * epsilon + (1 - gamma) * last
+        x, last = x + (sigma_next - sigma) * estimate, epsilon
+    end = walk(GradientEstimation(gamma=gamma), sigmas, torch.full((1, 1, 1, 1), 80.0 * 0.7, dtype=torch.float64))
+    assert end.x.item() == pytest.approx(x, rel=1e-12)

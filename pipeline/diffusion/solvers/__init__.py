@@ -7,6 +7,7 @@ from pipeline.diffusion.solvers.dpm_solver import DPMpp2M, DPMpp2S, DPMpp3M, DPM
 from pipeline.diffusion.solvers.dpm_solver_sde import DPMpp2MSDE, DPMpp3MSDE, DPMppSDE
 from pipeline.diffusion.solvers.embedded import BogackiShampine, DormandPrince
 from pipeline.diffusion.solvers.er_sde import ERSDE
+from pipeline.diffusion.solvers.gradient_estimation import GradientEstimation
 from pipeline.diffusion.solvers.linear_multistep import IPNDM, LMS, IPNDMv
 from pipeline.diffusion.solvers.runge_kutta import Alpha, Euler, Heun, Midpoint, Ralston
 from pipeline.diffusion.solvers.sa_solver import SASolver
@@ -15,7 +16,7 @@ from pipeline.diffusion.solvers.unipc import UniPC
 
 Solver = (
     Euler | Heun | Midpoint | Ralston | Alpha | BogackiShampine | DormandPrince
-    | DPMSolver2 | DPMpp2S | DPMpp2M | DPMpp3M | IPNDM | IPNDMv | LMS | DEIS | UniPC
+    | DPMSolver2 | DPMpp2S | DPMpp2M | DPMpp3M | IPNDM | IPNDMv | LMS | GradientEstimation | DEIS | UniPC
     | EulerAncestral | EulerMaruyama | ExponentialSDE | DPMppSDE | DPMpp2MSDE | DPMpp3MSDE
     | ERSDE | SASolver
 )  # fmt: skip
@@ -40,6 +41,7 @@ __all__ = [
     "EulerAncestral",
     "EulerMaruyama",
     "ExponentialSDE",
+    "GradientEstimation",
     "Heun",
     "IPNDMv",
     "Memory",
