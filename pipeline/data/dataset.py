@@ -56,7 +56,7 @@ class Dataset:
         if manifest is None:
             there = ", ".join(key.removeprefix("datasets/") for key in store.committed("datasets")) or "none"
             problem = f"no data set {name!r} in the store (there are: {there}): make it with jobs.prepare"
-            raise DataError(store.uri, problem)
+            raise DataError(store.title, problem)
         return cls(store, manifest)
 
     @staticmethod
@@ -155,7 +155,7 @@ def _is_whole(store: Store, present: Manifest, info: DatasetInfo, say: Callable[
     there = info_of(present)
     if there.digest != info.digest:
         problem = f"data set {info.name!r} exists with other content (digest {there.digest}, new {info.digest})"
-        raise DataError(store.uri, f"{problem}: choose another name")
+        raise DataError(store.title, f"{problem}: choose another name")
     try:
         store.local_path(present, _BLOB)
     except StoreError:

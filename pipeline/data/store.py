@@ -9,79 +9,46 @@ the commit; blobs without one are litter. Writing the same content twice is harm
 """
 
 import json
-import os
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.fs as pafs
 
+from pipeline.data import object_storage
+from pipeline.data.manifest import Blob, Manifest
+from pipeline.data.whole_files import attempt, create_file, replace_file
 from pipeline.digests import canonical, sha256
 from pipeline.errors import StoreError
 
-FORMAT = 1  # of manifests; a reader refuses what it does not know
+__all__ = ["Blob", "Fence", "Manifest", "Store", "unfenced"]
+
+Fence = Callable[[], None]  # raises where this process must not write any more
 
 
-@dataclass(frozen=True)
-class Blob:
-    """One file of a commit: where it lies in the store, and what it must hold."""
-
-    key: str
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A commit: its key, its files by name, and what its writer wants to say of them (JSON)."""
-
-    key: str
-    blobs: Mapping[str, Blob]
-    meta: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_bytes(self) -> bytes:
-        body = {"format": FORMAT, "key": self.key, "blobs": dict(self.blobs), "meta": self.meta}
-        return json.dumps(
-            {"sha256": sha256(canonical(body).encode()), **json.loads(canonical(body))}, indent=1
-        ).encode()
-
-    @classmethod
-    def from_bytes(cls, key: str, data: bytes) -> "Manifest":
-        """Raises:
-        StoreError: the text is not a manifest of this format, or was changed after it was written.
-        """
-        try:
-            body = json.loads(data)
-            claimed, known = body.pop("sha256"), body["format"] == FORMAT
-            if not known:
-                raise StoreError(f"{key}.json", f"format {body['format']!r} is not known to this version ({FORMAT})")
-            if claimed != sha256(canonical(body).encode()):
-                raise ValueError("its digest does not match")
-            return cls(body["key"], {name: Blob(**blob) for name, blob in body["blobs"].items()}, body["meta"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise StoreError(f"{key}.json", f"the manifest is damaged ({error})") from error
+def unfenced() -> None:
+    """The fence of what nobody else can be at."""
 
 
 class Store:
     """Files by key ('/'-separated, relative) under one address. Picklable; opens its file system when first used.
 
     Args:
-        uri: a local folder, or an address that pyarrow.fs knows (`s3://bucket/prefix`, `gs://...`).
+        uri: a local folder, or an address that pyarrow.fs knows (`s3://bucket/prefix`, `gs://...`; `docs/store.md`).
     """
 
     def __init__(self, uri: str | Path) -> None:
         text = str(uri)
         self.uri = text if "://" in text else str(Path(text).expanduser().absolute())
         self._opened: tuple[pafs.FileSystem, str] | None = None
+        self._conditional: object_storage.ConditionalPuts | None = None
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return (Store, (self.uri,))
 
     def __repr__(self) -> str:
-        return f"Store({self.uri!r})"
+        return f"Store({self.title!r})"
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -99,41 +66,23 @@ class Store:
                 with self._fs.open_output_stream(self._path(key)) as stream:
                     stream.write(data)
                 return
-            path = Path(self._path(key))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.{_attempt()}")
-            try:
-                _write_through(partial, data)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            replace_file(Path(self._path(key)), data)
 
     def create_if_absent(self, key: str, data: bytes) -> bool:
         """Creates a file unless it exists; of all that race, one gets True.
 
         Raises:
-            StoreError: on object storage, where this needs a conditional put that pyarrow.fs does not have.
+            StoreError: it cannot be written; or, on object storage, conditional puts are not to be had.
         """
         if not self.is_local:
-            raise StoreError(f"{self.uri}/{key}", "conditional creation is only there for a store on a local disk")
+            return self._conditional_puts.create(key, data)
         with self._errors(key):
-            path = Path(self._path(key))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.{_attempt()}")
-            try:
-                _write_through(partial, data)
-                os.link(partial, path)
-            except FileExistsError:
-                return False
-            finally:
-                partial.unlink(missing_ok=True)
-            return True
+            return create_file(Path(self._path(key)), data)
 
     def delete(self, key: str) -> None:
         """Removes a file; one that is not there is no error."""
-        with self._errors(key):
-            if self._fs.get_file_info(self._path(key)).type != pafs.FileType.NotFound:
-                self._fs.delete_file(self._path(key))
+        with self._errors(key), suppress(FileNotFoundError):
+            self._fs.delete_file(self._path(key))
 
     def keys(self, prefix: str) -> list[str]:
         """All files under a folder, sorted, by one listing; none where the folder is missing."""
@@ -145,27 +94,45 @@ class Store:
 
     # -- commits -------------------------------------------------------------------------------------------------
 
-    def commit(self, key: str, blobs: Mapping[str, bytes | memoryview], meta: Mapping[str, Any]) -> Manifest:
+    def commit(
+        self, key: str, blobs: Mapping[str, bytes | memoryview], meta: Mapping[str, Any], fence: Fence = unfenced
+    ) -> Manifest:
         """Writes blobs, then the manifest that makes them true.
 
         Args:
             key: the name of the commit; its manifest is `<key>.json`.
             blobs: the files by a short name, such as `images.parquet`.
             meta: JSON that says what they are.
+            fence: called between the two; what it raises undoes the attempt.
         """
-        attempt = _attempt()
-        written: dict[str, Blob] = {}
-        try:
-            for name, data in blobs.items():
-                blob_key = f"{key}-{attempt}-{name}"
-                self.write(blob_key, data)
-                written[name] = Blob(blob_key, sha256(data), len(data))
-            manifest = Manifest(key, written, json.loads(canonical(meta)))
+        with self._attempt(key, blobs, meta) as manifest:
+            fence()
             self.write(f"{key}.json", manifest.to_bytes())
+        return manifest
+
+    def commit_new(self, key: str, blobs: Mapping[str, bytes | memoryview], meta: Mapping[str, Any]) -> bool:
+        """As `commit`, unless there is a commit of this key; of all that race for it, one gets True."""
+        with self._attempt(key, blobs, meta) as manifest:
+            is_new = self.create_if_absent(f"{key}.json", manifest.to_bytes())
+        if not is_new:
+            self._discard(manifest.blobs.values())
+        return is_new
+
+    @contextmanager
+    def _attempt(
+        self, key: str, blobs: Mapping[str, bytes | memoryview], meta: Mapping[str, Any]
+    ) -> Iterator[Manifest]:
+        """Writes the blobs of a commit. Where anything goes wrong, then or within the block, they are removed again."""
+        name, written = attempt(), dict[str, Blob]()
+        try:
+            for blob, data in blobs.items():
+                blob_key = f"{key}-{name}-{blob}"
+                self.write(blob_key, data)
+                written[blob] = Blob(blob_key, sha256(data), len(data))
+            yield Manifest(key, written, json.loads(canonical(meta)))
         except BaseException:
             self._discard(written.values())
             raise
-        return manifest
 
     def committed(self, prefix: str) -> list[str]:
         """The keys of all commits under a folder, sorted, by one listing. Their content is verified when it is read."""
@@ -186,7 +153,7 @@ class Store:
         """As `find`, where the commit must be there."""
         found = self.find(key)
         if found is None:
-            raise StoreError(f"{self.uri}/{key}", "is not in the store")
+            raise StoreError(f"{self.title}/{key}", "is not in the store")
         return found
 
     def blob(self, manifest: Manifest, name: str) -> bytes:
@@ -198,7 +165,7 @@ class Store:
         blob = self._blob(manifest, name)
         data = self.read(blob.key)
         if len(data) != blob.size or sha256(data) != blob.sha256:
-            raise StoreError(f"{self.uri}/{blob.key}", "is damaged: its content is not what its manifest says")
+            raise StoreError(f"{self.title}/{blob.key}", "is damaged: its content is not what its manifest says")
         return data
 
     def local_path(self, manifest: Manifest, name: str) -> Path:
@@ -213,18 +180,21 @@ class Store:
                 raise StoreError(str(path), f"is missing or damaged: {blob.size} bytes were written")
             return path
         cached = Path.home() / ".cache" / "sigmasweep" / "blobs" / blob.sha256
-        if not cached.is_file():
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_name(f".{blob.sha256}.{_attempt()}")
-            _write_through(partial, self.blob(manifest, name))
-            partial.replace(cached)
+        if not cached.is_file() or cached.stat().st_size != blob.size:
+            try:
+                replace_file(cached, self.blob(manifest, name))
+            except OSError as error:
+                raise StoreError(cached, f"cannot be written ({error.strerror or error})") from error
         return cached
 
     def set_aside(self, key: str) -> None:
-        """Takes a damaged commit out of sight: its manifest moves under `damaged/`, its blobs stay as they are."""
-        data = self.read(f"{key}.json")
-        self.write(f"damaged/{key}-{_attempt()}.json", data)
-        self.delete(f"{key}.json")
+        """Takes a damaged commit out of sight: its manifest moves under `damaged/`, its blobs stay as they are.
+
+        Nothing happens where another process was faster.
+        """
+        if f"{key}.json" in self.keys(key.rpartition("/")[0]):
+            self.write(f"damaged/{key}-{attempt()}.json", self.read(f"{key}.json"))
+            self.delete(f"{key}.json")
 
     def remove(self, manifest: Manifest) -> None:
         """Undoes a commit: the manifest first, then its blobs."""
@@ -235,15 +205,24 @@ class Store:
         """Raises:
         StoreError: nothing can be written there; said before any work is begun.
         """
-        probe = f".probe-{_attempt()}"
+        probe = f".probe-{attempt()}"
         self.write(probe, b".")  # an empty file fits on a full disk
         self.delete(probe)
-
-    # -- within --------------------------------------------------------------------------------------------------
 
     @property
     def is_local(self) -> bool:
         return isinstance(self._fs, pafs.LocalFileSystem)
+
+    @property
+    def title(self) -> str:
+        """The address as people may read it: without passwords."""
+        return object_storage.readable(self.uri) if "://" in self.uri else self.uri
+
+    def address(self, key: str) -> str:
+        """The whole address of what lies under a key."""
+        return object_storage.below(self.uri, key) if "://" in self.uri else f"{self.uri}/{key}"
+
+    # -- within --------------------------------------------------------------------------------------------------
 
     @property
     def _fs(self) -> pafs.FileSystem:
@@ -256,20 +235,26 @@ class Store:
     def _open(self) -> tuple[pafs.FileSystem, str]:
         if self._opened is None:
             try:
-                self._opened = pafs.FileSystem.from_uri(self.uri)
+                self._opened = pafs.FileSystem.from_uri(object_storage.for_arrow(self.uri))
             except (ValueError, OSError) as error:
-                raise StoreError(self.uri, f"is not an address of a store ({error})") from error
+                raise StoreError(self.title, f"is not an address of a store ({error})") from error
         return self._opened
+
+    @property
+    def _conditional_puts(self) -> object_storage.ConditionalPuts:
+        if self._conditional is None:
+            self._conditional = object_storage.ConditionalPuts(self.uri, getattr(self._fs, "region", None))
+        return self._conditional
 
     def _path(self, key: str) -> str:
         return f"{self._root.rstrip('/')}/{key}"
 
     def _blob(self, manifest: Manifest, name: str) -> Blob:
         if name not in manifest.blobs:
-            raise StoreError(f"{self.uri}/{manifest.key}", f"has no file {name!r} (it has {sorted(manifest.blobs)})")
+            raise StoreError(f"{self.title}/{manifest.key}", f"has no file {name!r} (it has {sorted(manifest.blobs)})")
         return manifest.blobs[name]
 
-    def _discard(self, blobs: Any) -> None:
+    def _discard(self, blobs: Iterable[Blob]) -> None:
         for blob in blobs:
             try:
                 self.delete(blob.key)
@@ -281,17 +266,6 @@ class Store:
         try:
             yield
         except FileNotFoundError as error:
-            raise StoreError(f"{self.uri}/{key}", "is not there") from error
+            raise StoreError(f"{self.title}/{key}", "is not there") from error
         except OSError as error:
-            raise StoreError(f"{self.uri}/{key}", f"cannot be read or written ({error.strerror or error})") from error
-
-
-def _attempt() -> str:
-    return uuid.uuid4().hex[:12]
-
-
-def _write_through(path: Path, data: bytes | memoryview) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+            raise StoreError(f"{self.title}/{key}", f"cannot be read or written ({error.strerror or error})") from error

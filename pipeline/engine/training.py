@@ -10,6 +10,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
 from pipeline.engine.mailbox import Mailbox, MailConsole
 from pipeline.engine.session import Resources, session
-from pipeline.errors import RunFailedError, SettingsError, SigmasweepError
+from pipeline.errors import RunFailedError, SettingsError, SigmasweepError, StoreError
 from pipeline.reporting import Reporter
 from pipeline.training import loop
 from pipeline.training.console import Console, Terminal
@@ -51,8 +52,8 @@ def train(
     Raises:
         DataError: the data set is missing, damaged, or not made for this model.
         SettingsError: the workers do not fit the cluster or the batch.
-        StoreError: the store cannot be read or written.
-        RunFailedError: a loss is not finite, or workers were lost more often than allowed.
+        StoreError: the store cannot be read or written, or another process is at this training.
+        RunFailedError: a loss is not finite, workers were lost more often than allowed, or another process took over.
     """
     images = Dataset.open(store, dataset)
     job = TrainingJob(name, store, images, resolve_model(model, images.info), settings, reporter, tags or {})
@@ -61,14 +62,20 @@ def train(
         if job.is_done():
             terminal.say(loop.already_done(job))
         else:
-            _train(job, workers, terminal)
+            _own(job, workers, terminal)
     finally:
         terminal.end()
     return job.result()
 
 
-def _train(job: TrainingJob, workers: Workers, console: Console) -> None:
+def _own(job: TrainingJob, workers: Workers, console: Console) -> None:
     job.store.check_writable()
+    with job.owned(console.say) as owned:
+        if not owned.is_done():  # by who had it before, while this process waited
+            _train(owned, workers, console)
+
+
+def _train(job: TrainingJob, workers: Workers, console: Console) -> None:
     job.dataset.verify()
     if workers.num_workers:
         _train_on_ray(job, workers, console)
@@ -103,7 +110,7 @@ def _run_group(
     Raises:
         SigmasweepError: as a worker raised it; the same would happen again.
     """
-    root, run = f"{job.store.uri}/cache/ray_train", f"{job.folder}-{uuid.uuid4().hex[:12]}"
+    root, run = job.store.address("cache/ray_train"), f"{job.folder}-{uuid.uuid4().hex[:12]}"
     trainer = _trainer(job, workers, device, mailbox.slot, root, run)
     failures: list[Exception] = []
     # In a thread: there Ray Train leaves the handler of Ctrl-C alone, and here the workers' lines can be told.
@@ -114,9 +121,18 @@ def _run_group(
             thread.join(_DELIVERY_S)
             mailbox.deliver(console)
     finally:
-        if job.store.is_local:
-            shutil.rmtree(Path(root) / run, ignore_errors=True)
+        _forget(job.store, f"cache/ray_train/{run}")
     return _what_was_lost(failures[0]) if failures else None
+
+
+def _forget(store: Store, folder: str) -> None:
+    """Removes what Ray Train noted of a group."""
+    if store.is_local:
+        shutil.rmtree(Path(store.address(folder).removeprefix("file://")), ignore_errors=True)
+        return
+    with suppress(StoreError):
+        for key in store.keys(folder):
+            store.delete(key)
 
 
 def _fit(trainer: Any, failures: list[Exception]) -> None:

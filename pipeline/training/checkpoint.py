@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.data.store import Manifest, Store
+from pipeline.data.store import Fence, Manifest, Store, unfenced
 from pipeline.errors import CheckpointError, RunFailedError, StoreError
 from pipeline.training.snapshot import ROOT, weights_bytes
 
@@ -46,20 +46,23 @@ def states_prefix(training: str) -> str:
     return f"{ROOT}/{training}/states"
 
 
-def save(store: Store, training: str, checkpoint: Checkpoint, meta: Mapping[str, Any]) -> None:
+def save(store: Store, training: str, checkpoint: Checkpoint, meta: Mapping[str, Any], fence: Fence = unfenced) -> None:
     """Commits a checkpoint, then removes those before the last two.
 
     Args:
         meta: what a reader may want to know: settings, data set, versions.
+        fence: asked before anything that is there is changed.
 
     Raises:
-        RunFailedError: a number is not finite; see `check_finite`.
+        RunFailedError: a number is not finite, see `check_finite`; or the fence falls.
         StoreError: it could not be written.
     """
     check_finite(training, checkpoint)
     blobs = {f"{name}{_SUFFIX}": weights_bytes(tensors) for name, tensors in checkpoint.tensors.items()}
     state = {"position": checkpoint.position, "counters": checkpoint.counters, "world_size": checkpoint.world_size}
-    store.commit(f"{states_prefix(training)}/{checkpoint.position:012d}", blobs, {**meta, "kind": "state", **state})
+    key = f"{states_prefix(training)}/{checkpoint.position:012d}"
+    store.commit(key, blobs, {**meta, "kind": "state", **state}, fence)
+    fence()
     for key in store.committed(states_prefix(training))[:-NUM_KEPT]:
         try:
             store.remove(store.manifest(key))

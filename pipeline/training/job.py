@@ -1,12 +1,14 @@
 """A training whole: everything that one process needs to take its part in it, small and picklable."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.data.dataset import Dataset
-from pipeline.data.store import Store
+from pipeline.data.lease import Say, held
+from pipeline.data.store import Fence, Store, unfenced
 from pipeline.errors import SettingsError
 from pipeline.reporting import Reporter
 from pipeline.training.augmentation import NUM_CONDITIONS
@@ -15,6 +17,7 @@ from pipeline.training.identity import training_folder, training_key
 from pipeline.training.settings import ModelSpec, TrainingSettings
 from pipeline.training.snapshot import snapshot_key, snapshot_moments
 
+LEASES = "trainings"  # one a training, by its folder
 _MOST_IMAGES = 2**32  # positions that the noise of training has numbers for
 
 
@@ -30,6 +33,7 @@ class TrainingJob:
         settings: how.
         reporter: to whom it is told.
         tags: of its run.
+        fence: asked before anything of it is written or told; raises where another process has taken it over.
 
     Raises:
         SettingsError: it would see more than 2^32 images, drop labels that the data set does not have, or augment
@@ -43,6 +47,7 @@ class TrainingJob:
     settings: TrainingSettings
     reporter: Reporter
     tags: Mapping[str, str] = field(default_factory=dict)
+    fence: Fence = unfenced
 
     def __post_init__(self) -> None:
         if not self.num_images <= _MOST_IMAGES:
@@ -99,6 +104,16 @@ class TrainingJob:
     def snapshots(self) -> list[int]:
         """Images seen at each snapshot."""
         return snapshot_moments(self.store, self.folder)
+
+    @contextmanager
+    def owned(self, say: Say) -> Iterator["TrainingJob"]:
+        """The job with its fence, while this process is the one that goes on with the training.
+
+        Raises:
+            StoreError: another process is at it.
+        """
+        with held(self.store, f"{LEASES}/{self.folder}", say) as lease:
+            yield replace(self, fence=lease.check)
 
     def result(self) -> "TrainingResult":
         """What the store holds of it."""

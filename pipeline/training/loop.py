@@ -30,8 +30,8 @@ def train_in_process(
         threads: CPU threads; part of what makes two trainings equal to the last bit.
 
     Raises:
-        RunFailedError: a loss is not finite, and the settings say to stop.
-        StoreError: the store cannot be written.
+        RunFailedError: a loss is not finite, and the settings say to stop; or another process has taken over.
+        StoreError: the store cannot be written, or another process is at this training.
     """
     job = TrainingJob(name, store, dataset, model, settings, reporter)
     terminal = Terminal()
@@ -39,8 +39,8 @@ def train_in_process(
         terminal.say(already_done(job))
         return job.result()
     try:
-        with cpu_threads(threads):
-            train(job, Place(device=device or torch.device("cpu")), terminal)
+        with cpu_threads(threads), job.owned(terminal.say) as owned:
+            train(owned, Place(device=device or torch.device("cpu")), terminal)
     finally:
         terminal.end()
     return job.result()
@@ -50,10 +50,12 @@ def train(job: TrainingJob, place: Place, console: Console) -> None:
     """Takes this process's part in a training until its end. With several processes all must call it alike.
 
     Raises:
-        RunFailedError: a loss is not finite, and the settings say to stop.
+        RunFailedError: a loss is not finite, and the settings say to stop; or another process has taken over.
         CheckpointError: the newest checkpoint is not of this program's making.
         StoreError: the store cannot be written.
     """
+    if place.is_first:
+        job.fence()
     with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []), _run(job, place) as run:
         trainer = Trainer(job.model, job.settings, job.dataset, place)
         _resume(trainer, job, place, console)
@@ -67,11 +69,12 @@ def train(job: TrainingJob, place: Place, console: Console) -> None:
             summary = trainer.summary()
             if progress is None or run is None:
                 continue
+            job.fence()
             progress.tell(trainer, summary)
             # The snapshot first: a training killed between the two makes it again, with the same content.
             snapshot = _save_snapshot(trainer, job) if cadence.snapshot_due(before, trainer.position) else None
             if cadence.checkpoint_due(before, trainer.position):
-                checkpoint.save(job.store, job.folder, trainer.checkpoint(), job.meta)
+                checkpoint.save(job.store, job.folder, trainer.checkpoint(), job.meta, job.fence)
             if snapshot is not None:  # the picture last, since it takes seconds
                 run.image("samples", sample_picture(job.model, snapshot, place.device), trainer.position)
             progress.pause_ended()
@@ -143,5 +146,5 @@ def _save_snapshot(trainer: Trainer, job: TrainingJob) -> bytes:
     """Commits the weights; returns the first of them as they were written."""
     checkpoint.check_finite(job.folder, trainer.checkpoint())
     weights = trainer.snapshot()
-    manifest = commit_snapshot(job.store, job.folder, trainer.position, job.model, weights, job.meta)
+    manifest = commit_snapshot(job.store, job.folder, trainer.position, job.model, weights, job.meta, job.fence)
     return job.store.blob(manifest, f"{next(iter(weights))}.safetensors")

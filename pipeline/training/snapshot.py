@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.data.store import Manifest, Store
+from pipeline.data.store import Fence, Manifest, Store, unfenced
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.digests import digest
 from pipeline.errors import CheckpointError, StoreError
@@ -82,7 +82,7 @@ def snapshot_key(training: str, num_images: int) -> str:
 
 def commit_snapshot(
     store: Store, training: str, num_images: int, model: ModelSpec,
-    weights: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any],
+    weights: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any], fence: Fence = unfenced,
 ) -> Manifest:  # fmt: skip
     """Writes a snapshot.
 
@@ -90,11 +90,12 @@ def commit_snapshot(
         training: the training's folder.
         weights: state dictionaries of the network by name, the preferred one (the first EMA) first.
         meta: `settings` of the training, `dataset` (name and digest), and whatever else is worth telling.
+        fence: asked before the snapshot is there.
     """
     blobs = {_blob(name): weights_bytes(state) for name, state in weights.items()}
     described = model.model_dump(mode="json")
     whole = {**meta, "kind": "snapshot", "model": described, "num_images": num_images, "weights": list(weights)}
-    return store.commit(snapshot_key(training, num_images), blobs, whole)
+    return store.commit(snapshot_key(training, num_images), blobs, whole, fence)
 
 
 def weights_bytes(state: Mapping[str, Tensor]) -> bytes:
@@ -179,7 +180,7 @@ def find_training(store: Store, name: str) -> str:
         return name
     named = [folder for folder in folders if (match := _TRAINING.fullmatch(folder)) and match["name"] == name]
     if not named:
-        raise CheckpointError(name, f"no such training in {store.uri} (there are: {', '.join(folders) or 'none'})")
+        raise CheckpointError(name, f"no such training in {store.title} (there are: {', '.join(folders) or 'none'})")
     if len(named) > 1:
         raise CheckpointError(name, f"several trainings have this name, name one of them whole: {', '.join(named)}")
     return named[0]

