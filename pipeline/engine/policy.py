@@ -4,8 +4,8 @@ Every worker has a chunk at work and one waiting behind it, so that it never wai
 the checkpoint whose network it holds while chunks of it are left. Towards the end nothing waits behind: the last chunks
 go to whoever is free first. A chunk whose worker was lost, or that raised, goes to somebody else, finitely often.
 
-That a worker is lost says little of the chunk that it was at: processes are killed and nodes taken away. A chunk is given
-up for it only if it loses its workers far more often than the other chunks lose theirs.
+That a worker is lost says little of the chunk that it was at: processes are killed and nodes taken away. A chunk is
+given up for it only if it loses its workers far more often than the other chunks lose theirs.
 """
 
 from collections import defaultdict, deque
@@ -58,7 +58,7 @@ class Policy(Generic[Job]):
         for job in jobs:
             self._waiting.setdefault(job.checkpoint, deque()).append(job)
         self._again: deque[Job] = deque()  # given back by a worker: first in line
-        self._suspects: deque[Job] = deque()  # that have lost several workers: last in line, so that they hold up nobody
+        self._suspects: deque[Job] = deque()  # that have lost several workers: last in line, to hold up nobody
         self._num_waiting = sum(map(len, self._waiting.values()))
         self._left = {checkpoint: len(queue) for checkpoint, queue in self._waiting.items()}
         self._limits = limits or Limits()
@@ -172,8 +172,8 @@ class Policy(Generic[Job]):
         return self._waiting[checkpoint].popleft()
 
     def _is_at_fault(self, job: Job) -> bool:
-        """Whether it lost its workers too often, or more often than chance does: each time one was at it, while a worker
-        that is at another job is lost as seldom as was seen (with one more seen of either kind, for small numbers)."""
+        """Whether it lost too many workers, or more than by chance: each one that was at it, while those at other jobs
+        are lost as seldom as was seen (with one more seen of either kind, for small numbers)."""
         at_it, at_others, num_done = self.deaths(job)
         usual = (at_others + 1) / (at_others + num_done + 2)
         too_unlikely = at_it >= self._limits.unlikely_deaths and usual**at_it < _NO_CHANCE

@@ -165,7 +165,8 @@ def _from_actors(started: Sequence[Any], chunks: Sequence[range]) -> Iterator[Mo
     try:
         yield from ActorPool(started).map(lambda actor, chunk: actor.moments.remote(chunk), chunks)
     except RayActorError as error:
-        raise RunFailedError("reference", f"lost the worker of one chunk again and again ({why_lost(error)})") from error
+        problem = f"the same images lost their worker again and again ({why_lost(error)})"
+        raise RunFailedError("reference", problem) from error
     finally:
         for actor in started:
             ray.kill(actor)

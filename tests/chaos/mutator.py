@@ -45,7 +45,7 @@ class Mutator:
         changed = data
         while changed == data:
             for _ in range(self._random.choice((1, 1, 2, 4))):
-                changed = self._random.choice((Mutator._flip, Mutator._set, Mutator._number, Mutator._zero))(self, changed)
+                changed = self._random.choice(self._IN_PLACE)(self, changed)
         return changed
 
     def _run(self, data: bytes) -> tuple[int, int]:
@@ -60,10 +60,9 @@ class Mutator:
         return start, min(len(data), start + self._random.randint(1, longest))
 
     def _flip(self, data: bytes) -> bytes:
-        start, stop = self._run(data)
-        return data[:start] + bytes(byte ^ (1 << self._random.randrange(8)) for byte in data[start : start + 1]) + data[
-            start + 1 :
-        ] if stop else data
+        start, _ = self._run(data)
+        flipped = bytes(byte ^ (1 << self._random.randrange(8)) for byte in data[start : start + 1])
+        return data[:start] + flipped + data[start + 1 :]
 
     def _set(self, data: bytes) -> bytes:
         start, stop = self._run(data)
@@ -101,6 +100,7 @@ class Mutator:
         place = self._random.randint(0, len(rest))
         return rest[:place] + piece + rest[place:]
 
+    _IN_PLACE = (_flip, _set, _number, _zero)
     _BYTES: tuple[Callable[["Mutator", bytes], bytes], ...] = (
         _flip, _flip, _set, _set, _number, _number, _zero, _insert, _delete, _cut, _move,
     )  # fmt: skip
@@ -126,7 +126,8 @@ class Mutator:
         elif what == 2 and isinstance(inside, list):
             inside.insert(self._random.randint(0, len(inside)), copy.deepcopy(inside[key]))
         elif what == 3:
-            inside[key] = self._random.choice(([inside[key]], {"kind": inside[key]}, str(inside[key]), [[[inside[key]]]]))
+            value = inside[key]
+            inside[key] = self._random.choice(([value], {"kind": value}, str(value), [[[value]]]))
         elif what == 4:
             others = [of[at] for of, at in _places(inside)]
             inside[key] = copy.deepcopy(self._random.choice(others))

@@ -21,13 +21,13 @@ import yaml
 
 from jobs import cli
 from jobs.context import engine_points
-from pipeline.config.load import load, read
+from pipeline.config.load import load
 from pipeline.config.settings import GenerateSettings, Job, StudyJob, TrainSettings
 from pipeline.data.chunk_file import Chunk, ImageFormat
 from pipeline.data.dataset import Dataset
 from pipeline.data.features import StoredFeatures, commit_features, read_chunk_features
 from pipeline.data.prepare import prepare
-from pipeline.data.samples import chunk_key, commit_chunk, read_chunk, read_nfe
+from pipeline.data.samples import commit_chunk, read_chunk, read_nfe
 from pipeline.data.sources import CifarPython, ParquetImages
 from pipeline.data.store import Blob, Manifest, Store
 from pipeline.digests import digest, sha256
@@ -35,13 +35,12 @@ from pipeline.engine.generation import find_settings
 from pipeline.engine.placement import place
 from pipeline.engine.work import Actors
 from pipeline.errors import SigmasweepError
-from pipeline.networks import MLP
+from pipeline.reporting import MemoryReporter
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Checkpoint, states_prefix
+from pipeline.training.identity import resolve_model
 from pipeline.training.importing import recognise
 from pipeline.training.job import TrainingJob
-from pipeline.training.identity import resolve_model
-from pipeline.reporting import MemoryReporter
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import CheckpointRef, build_denoiser, commit_snapshot, find_snapshot, read_weights
 from tests.chaos.mutator import Mutator
@@ -136,9 +135,7 @@ class Settings:
             assert job.num_images > 0
         if isinstance(generation, GenerateSettings):
             ref = CheckpointRef("net0")
-            points = [
-                replace(point, checkpoint=ref, guide=point.guide and ref) for point in engine_points(generation)
-            ]
+            points = [replace(point, checkpoint=ref, guide=point.guide and ref) for point in engine_points(generation)]
             execution = replace(generation.execution, device="cpu")
             for found in find_settings(self._store, points, execution, place(execution, Actors(num_actors=0))):
                 assert found.digest
@@ -159,7 +156,8 @@ class Chunks:
         self._manifests: dict[ImageFormat, Manifest] = {}
         formats: Sequence[ImageFormat] = ("png", "raw")
         for image_format in formats:
-            chunk = Chunk(2, np.arange(16, 24), np.arange(8) % 3, pixels[:, : 3 if image_format == "raw" else 1], np.full(8, 35))
+            images = pixels if image_format == "raw" else pixels[:, :1]
+            chunk = Chunk(2, np.arange(16, 24), np.arange(8) % 3, images, np.full(8, 35))
             key = {"execution": {"chunk_size": 8}, "format": image_format}
             self._manifests[image_format] = commit_chunk(self._store, key, chunk, image_format)
             self._chunks[image_format], self._digests[image_format] = chunk, digest(key)
@@ -277,8 +275,11 @@ class States:
     @staticmethod
     def _state(position: int) -> Checkpoint:
         generator = torch.Generator().manual_seed(position)
-        names = ("raw", "exp_avg")
-        tensors = {name: {"w": torch.randn(3, 4, generator=generator), "b": torch.randn(5, generator=generator)} for name in names}
+        sizes = {"w": (3, 4), "b": (5,)}
+        tensors = {
+            name: {key: torch.randn(size, generator=generator) for key, size in sizes.items()}
+            for name in ("raw", "exp_avg")
+        }
         return Checkpoint(position, tensors, {"num_updates": position // 10}, 2)
 
     def _read(self) -> str:

@@ -223,8 +223,8 @@ def test_a_worker_that_is_killed_loses_nothing(
 DRIVER = """
 import sys
 from pathlib import Path
-from tests.engine.test_generation import Actors, Store, run
-run(Store(sys.argv[1]), Actors(num_actors=2))
+from tests.engine.test_generation import Actors, Seeds, Store, run
+run(Store(sys.argv[1]), Actors(num_actors=2), seeds=Seeds(0, int(sys.argv[2])))
 """
 
 
@@ -234,7 +234,9 @@ def test_a_driver_that_is_killed_leaves_whole_chunks_and_the_rest_is_done_by_the
     store = tiny_store(tmp_path)
     repository = Path(__file__).parents[2]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=repository, env=environment) as driver:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path), str(SEEDS.count)], cwd=repository, env=environment
+    ) as driver:
         wait_until(lambda: len(store.committed("samples")) >= 6 or driver.poll() is not None, 240)
         assert driver.poll() is None
         driver.send_signal(signal.SIGKILL)
