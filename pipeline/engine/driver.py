@@ -66,7 +66,9 @@ class Driver:
         for task in self._policy.leave(worker, by_chance):
             at_it, at_others, num_done = self._policy.deaths(task)
             others = f"the others lost {at_others} and {num_done} were finished: it is the chunk that ends them"
-            self._give_up(task, _failure(task, f"lost {at_it} workers, each that was at it ({reason}), while {others}"))
+            self._give_up(
+                task, _failure(task, f"lost each of the {at_it} workers that had it ({reason}), while {others}")
+            )
             self._fleet.absolve()
         self._drop()
 

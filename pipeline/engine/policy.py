@@ -58,7 +58,7 @@ class Policy(Generic[Job]):
         for job in jobs:
             self._waiting.setdefault(job.checkpoint, deque()).append(job)
         self._again: deque[Job] = deque()  # given back by a worker: first in line
-        self._suspects: deque[Job] = deque()  # that have lost several workers: last in line, to hold up nobody
+        self._suspects: deque[Job] = deque()  # that lost several workers: last in line, and alone
         self._num_waiting = sum(map(len, self._waiting.values()))
         self._left = {checkpoint: len(queue) for checkpoint, queue in self._waiting.items()}
         self._limits = limits or Limits()
@@ -89,7 +89,8 @@ class Policy(Generic[Job]):
         """A worker is lost. What it had goes to others.
 
         Args:
-            by_chance: it is known that no job is to blame; else the one that the worker was at is charged for it.
+            by_chance: it is known that no job is to blame; else all that the worker had are charged, since nobody knows
+                which of them it was at. Those that this happens to again are tried alone.
 
         Returns:
             The jobs that are given up: this happened to them too often.
@@ -97,29 +98,27 @@ class Policy(Generic[Job]):
         jobs = self._flying.pop(worker)
         self._by_load[len(jobs)].pop(worker)
         self._settle(worker, None)
-        if not jobs:
+        if by_chance:
+            self._give_back(jobs)
             return []
-        current, *behind = jobs
-        if not by_chance:
-            self._died[current] += 1
-            self._deaths += 1
-            if self._is_at_fault(current):
-                self._give_back(behind)
-                self._close(current)
-                return [current]
-        is_suspect = self._died[current] > 1
-        self._give_back(behind if is_suspect else jobs)
-        if is_suspect:
-            self._suspects.append(current)
-            self._num_waiting += 1
-        return []
+        for job in jobs:
+            self._died[job] += 1
+        self._deaths += len(jobs)
+        given_up = [job for job in jobs if self._is_at_fault(job)]
+        for job in given_up:
+            self._close(job)
+        suspects = [job for job in jobs if self._died[job] > 1 and job not in given_up]
+        self._suspects.extend(suspects)
+        self._num_waiting += len(suspects)
+        self._give_back([job for job in jobs if self._died[job] == 1 and job not in given_up])
+        return given_up
 
     def hand_out(self) -> list[tuple[Worker, Job]]:
         """What to hand to whom now. Workers with nothing to do come first."""
         handed: list[tuple[Worker, Job]] = []
         for load in range(self._in_flight):
             hungry = self._by_load[load]
-            while hungry and self._num_waiting > (0 if load == 0 else len(self._flying)):
+            while hungry and self._may_take(load):
                 worker = next(iter(hungry))
                 job = self._take(worker)
                 self._flying[worker].append(job)
@@ -170,6 +169,10 @@ class Policy(Generic[Job]):
                 return self._suspects.popleft()
             self._settle(worker, checkpoint)
         return self._waiting[checkpoint].popleft()
+
+    def _may_take(self, load: int) -> bool:
+        """Whether a worker with so many jobs gets another: to do at once what waits, else what is no suspect."""
+        return self._num_waiting - (len(self._suspects) if load else 0) > (len(self._flying) if load else 0)
 
     def _is_at_fault(self, job: Job) -> bool:
         """Whether it lost too many workers, or more than by chance: each one that was at it, while those at other jobs

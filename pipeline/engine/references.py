@@ -74,12 +74,17 @@ def reference_moments(
         execution: its threads and device are those of the work.
         actors: who computes it; without, this process.
         progress: show a bar.
+
+    Raises:
+        DataError: the data set is damaged.
+        RunFailedError: actors were lost again and again.
     """
     info = dataset.info
     key = f"references/{info.digest}/{plan.digest}"
     about = {"dataset": info.name, "count": len(dataset), "extractor": plan.settings, "distance": plan.distance_name}
 
     def compute() -> Kept:
+        dataset.verify()  # a wrong reference would be kept
         title = f"reference {info.name} ({plan.distance_name})"
         moments = _moments(dataset, plan, execution or Execution(), actors or Actors(num_actors=0), progress, title)
         return Kept(moments.to_bytes(), about)

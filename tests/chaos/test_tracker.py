@@ -20,7 +20,6 @@ from tests.tracking.test_server import assert_once, job
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 HOLD_UP_S = 0.050
-NUM_STEPS = 20_000  # of 2 ms and more
 KILLS = 3
 
 
@@ -65,6 +64,7 @@ class LossyWire:
         with suppress(OSError):
             while request := client.recv(65536):
                 behind.sendall(request)
+            behind.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture
@@ -79,24 +79,24 @@ def test_a_server_killed_three_times_and_replies_lost_on_the_wire_lose_and_doubl
 ) -> None:
     among = random.Random(6)
     reporter = MlflowReporter(wire.uri, EXPERIMENT, str(tmp_path / "spool"), flush_timeout=120)
-    with telling(capsys) as tell, job(reporter, "storm", NUM_STEPS) as process:
+    with telling(capsys) as tell, job(reporter, "storm", 1000, tmp_path / "enough") as process:
         for _ in range(KILLS):
             time.sleep(among.uniform(2, 8))
             server.kill()
             time.sleep(among.uniform(0, 3))
             server.start()
-        assert process.poll() is None, "the job ended before the last kill"
+        (tmp_path / "enough").touch()
         out, _ = process.communicate(timeout=400)
-        longest, sent, seconds, longest_of_all = json.loads(out)
+        longest, sent, seconds, longest_of_all, num_steps = json.loads(out)
         tell(
-            f"{KILLS} kills of the server, {wire.num_lost} replies lost, {wire.num_passed} passed: {NUM_STEPS} metrics "
+            f"{KILLS} kills of the server, {wire.num_lost} replies lost, {wire.num_passed} passed: {num_steps} metrics "
             f"once each; longest call {1000 * longest:.1f} ms ({1000 * longest_of_all:.1f} ms with what the machine's "
             f"other work took), last words sent in {seconds:.1f} s"
         )
     assert sent
     assert longest < HOLD_UP_S
     assert wire.num_lost >= 5
-    assert_once(server, "storm", NUM_STEPS)
+    assert_once(server, "storm", num_steps)
     assert SpoolFolder.of(reporter.spool, reporter.tracking_uri, EXPERIMENT).files() == []
 
 
@@ -108,7 +108,7 @@ def test_a_server_that_is_down_for_the_whole_job_gets_all_of_it_at_the_next_star
     with telling(capsys) as tell:
         for number in range(3):  # three jobs, none of which ever sees the server
             with job(reporter, f"down {number}", 2000) as process:
-                longest, sent, _, _ = json.loads(process.communicate(timeout=120)[0])
+                longest, sent, *_ = json.loads(process.communicate(timeout=120)[0])
             assert not sent
             assert longest < HOLD_UP_S
         folder = SpoolFolder.of(reporter.spool, reporter.tracking_uri, EXPERIMENT)

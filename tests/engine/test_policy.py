@@ -173,21 +173,23 @@ def test_a_job_that_raises_is_given_up_after_finite_tries() -> None:
 
 
 def test_a_job_that_takes_its_worker_with_it_comes_last_and_is_given_up_and_its_neighbours_are_not() -> None:
-    policy = Policy([Job("a", i) for i in range(4)], Limits(deaths=3))
-    for worker in range(2):  # each is lost at job 0, with job 1 waiting behind it
+    policy = Policy([Job("a", i) for i in range(6)], Limits(deaths=3))
+    for worker in range(2):  # each is lost at job 0, with job 1 waiting behind it or at work beside it
         policy.join(worker)
         assert [job.number for _, job in policy.hand_out()] == [0, 1]
         assert policy.leave(worker) == []
     policy.join(2)
-    waiting: list[Job] = []
-    for expected in (1, 2, 3, 0):
+    waiting, order = [], []
+    while not order or order[-1] != 0:
         waiting += [job for _, job in policy.hand_out()]
-        job = waiting.pop(0)
-        assert job.number == expected
-        if expected:
-            policy.done(2, job)
+        order.append(waiting[0].number)
+        if order[-1] != 0:
+            policy.done(2, waiting.pop(0))
+    assert order == [2, 3, 4, 5, 0]
+    assert waiting == [Job("a", 0)]  # alone
     assert policy.leave(2) == [Job("a", 0)]
-    assert policy.finished
+    policy.join(3)
+    assert policy.hand_out() == [(3, Job("a", 1))]
 
 
 def lose(policy: Policy[Job], names: Iterator[int], at: Callable[[Job], bool]) -> list[Job]:

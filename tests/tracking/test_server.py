@@ -23,7 +23,7 @@ from pipeline.tracking.spool import SpoolFolder
 from tests.tracking.conftest import EXPERIMENT, Server
 
 JOB = """if True:
-    import json, pickle, resource, sys, time
+    import json, os, pickle, resource, sys, time
     import numpy as np
     reporter = pickle.loads(bytes.fromhex(sys.argv[1]))
     longest = longest_of_all = 0.0
@@ -40,15 +40,17 @@ JOB = """if True:
         return result
     run = timed(reporter.run, sys.argv[2], "job", {"benchmark": "b"})
     timed(run.params, {"num_steps": 18})
-    for step in range(int(sys.argv[3])):
+    step = 0
+    while step < int(sys.argv[3]) or (sys.argv[4] and not os.path.exists(sys.argv[4])):
         timed(run.metrics, {"loss": step / 7}, step)
         time.sleep(0.002)
+        step += 1
     timed(run.image, "samples", np.zeros((64, 64, 3), np.uint8), 1)
     timed(run.text, "a: 1", "settings.yaml")
     timed(run.close)
     start = time.perf_counter()
     sent = reporter.flush()
-    print(json.dumps([longest, sent, time.perf_counter() - start, longest_of_all]))
+    print(json.dumps([longest, sent, time.perf_counter() - start, longest_of_all, step]))
 """
 
 
@@ -56,12 +58,14 @@ def run_job(reporter: MlflowReporter, key: str) -> tuple[float, bool, float]:
     """A job in its own process: its longest call, whether all was sent, and the seconds of its flush."""
     with job(reporter, key, 1000) as process:
         out, _ = process.communicate(timeout=120)
-    longest, sent, seconds, _ = json.loads(out)
+    longest, sent, seconds, *_ = json.loads(out)
     return longest, sent, seconds
 
 
-def job(reporter: MlflowReporter, key: str, num_steps: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", JOB, pickle.dumps(reporter).hex(), key, str(num_steps)]
+def job(reporter: MlflowReporter, key: str, num_steps: int, until: Path | None = None) -> subprocess.Popen[bytes]:
+    """A job that makes so many steps, and goes on until a file is there. It prints its longest call (but for those
+    that the machine's other work took), whether all was sent, seconds of its flush, its longest call, and its steps."""
+    command = [sys.executable, "-c", JOB, pickle.dumps(reporter).hex(), key, str(num_steps), str(until or "")]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
