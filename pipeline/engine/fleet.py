@@ -246,7 +246,8 @@ class RayFleet:
             return
         if self._refusal is not None:
             raise self._refusal
-        raise RunFailedError("actors", f"were lost {self._losses} times without finishing a chunk: given up")
+        mend = "what was finished is kept, and the same command goes on from there"
+        raise RunFailedError("actors", f"were lost {self._losses} times without finishing a chunk: given up; {mend}")
 
 
 def why_lost(error: Exception) -> str:

@@ -31,8 +31,13 @@ from pipeline.training.settings import ModelSettings, TrainingSettings, Workers
 
 Device = Literal["cpu", "cuda"]
 
-# Relative paths mean the same in a worker; a worker whose node is taken away is a lost one like any other.
-_ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# Relative paths mean the same in a worker; a worker whose node is taken away is a lost one like any other; workers of a
+# group that failed are not waited for, since one that has stopped never answers.
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+}
 _DELIVERY_S = 0.3  # between looks into the mailbox
 
 
