@@ -9,6 +9,7 @@ import yaml
 
 from pipeline.config.load import load
 from pipeline.config.settings import Job
+from pipeline.data.unpickle import printable
 from pipeline.errors import RunFailedError, SigmasweepError, UserError
 
 Settings = TypeVar("Settings", bound=Job)
@@ -43,10 +44,10 @@ def run(
         else:
             job(settings)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except RunFailedError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {printable(str(error))}", file=sys.stderr)
         return 1
     except SigmasweepError as error:
         print(f"error: {error}", file=sys.stderr)

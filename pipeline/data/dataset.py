@@ -187,10 +187,13 @@ def _mapped(path: Path, info: DatasetInfo) -> tuple[NDArray[np.uint8], NDArray[n
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         known = (reader.schema.metadata or {}).get(b"sigmasweep_format") == FORMAT
         batch = reader.get_batch(0)
+        batch.validate(full=True)  # the lengths of its buffers: what lies behind them is another's memory
         size = batch.schema.field("image").type.byte_width
-    except (pa.ArrowException, OSError, KeyError, AttributeError, IndexError) as error:
-        raise DataError(path, f"is not a readable data set ({error})") from error
-    if not known or len(batch) != info.num_images or size != info.image_size:
+        labels = batch.column("label").to_numpy()
+        images = np.frombuffer(batch.column("image").buffers()[1], np.uint8, len(batch) * size)
+    except (pa.ArrowException, OSError, KeyError, AttributeError, IndexError, ValueError, TypeError) as error:
+        raise DataError(path, f"is not a readable data set ({str(error).splitlines()[0]})") from error
+    has_labels = labels.dtype == np.int64 and labels.shape == (info.num_images,)
+    if not known or not has_labels or len(batch) != info.num_images or size != info.image_size:
         raise DataError(path, "does not hold what its manifest says, or has a format that is not known to this version")
-    images = np.frombuffer(batch.column("image").buffers()[1], np.uint8, info.num_images * size)
-    return images.reshape(info.num_images, size), batch.column("label").to_numpy()
+    return images.reshape(info.num_images, size), labels

@@ -48,8 +48,8 @@ class Driver:
                         self._forget(task)
                     case Raised(worker, task, error):
                         self._raised(worker, task, error)
-                    case Lost(worker, reason):
-                        self._lost(worker, reason)
+                    case Lost(worker, reason, by_chance):
+                        self._lost(worker, reason, by_chance)
 
     def _raised(self, worker: int, task: Task, error: Exception) -> None:
         """What is wrong with the settings or the store does not get right by trying again; other errors may."""
@@ -62,9 +62,14 @@ class Driver:
             first_line = (str(error).strip().splitlines() or [""])[0]
             self._give_up(task, _failure(task, f"failed again and again ({type(error).__name__}: {first_line})"))
 
-    def _lost(self, worker: int, reason: str) -> None:
-        for task in self._policy.leave(worker):
-            self._give_up(task, _failure(task, f"lost its worker again and again ({reason})"))
+    def _lost(self, worker: int, reason: str, by_chance: bool) -> None:
+        for task in self._policy.leave(worker, by_chance):
+            at_it, at_others, num_done = self._policy.deaths(task)
+            others = f"the others lost {at_others} and {num_done} were finished: it is the chunk that ends them"
+            self._give_up(
+                task, _failure(task, f"lost each of the {at_it} workers that had it ({reason}), while {others}")
+            )
+            self._fleet.absolve()
         self._drop()
 
     def _give_up(self, task: Task, error: SigmasweepError) -> None:

@@ -70,6 +70,7 @@ def classifier_for(store: Store, dataset: str, settings: Classifier, progress: b
 
 
 def _train(data: Dataset, settings: Classifier, progress: bool) -> Kept:
+    data.verify()  # a classifier of other images would be kept
     everything = np.arange(len(data), dtype=np.int64)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images, labels = data.images(everything), data.labels(everything)

@@ -45,10 +45,11 @@ class Raised:
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker is gone, with all that it had."""
+    """A worker is gone, with all that it had; `by_chance` if it is known that the work is not to blame."""
 
     worker: int
     reason: str
+    by_chance: bool = False
 
 
 Event = Joined | Finished | Raised | Lost
@@ -67,6 +68,10 @@ class Fleet(Protocol):
 
     def forget(self, checkpoint: str) -> None:
         """No task of this checkpoint will come any more."""
+        ...
+
+    def absolve(self) -> None:
+        """It was a task that ended the workers that were lost, and it will not come any more."""
         ...
 
 
@@ -94,6 +99,9 @@ class LocalFleet:
     def forget(self, checkpoint: str) -> None:
         pass
 
+    def absolve(self) -> None:
+        pass
+
 
 class RayFleet:
     """Actors on the cluster that this process is connected to.
@@ -119,6 +127,7 @@ class RayFleet:
         self._shared = ray.put(settings), ray.put(list(plans))
         self._store = settings.store
         self._limit = actors.max_restarts * count
+        self._count = count
         self._say = say
         self._handles: dict[int, Any] = {}
         self._ready: set[int] = set()
@@ -127,8 +136,7 @@ class RayFleet:
         self._events: list[Event] = []
         self._started = self._losses = 0
         self._refusal: SigmasweepError | None = None
-        for _ in range(count):
-            self._start()
+        self._fill()
 
     def submit(self, worker: int, task: Task) -> None:
         try:
@@ -159,6 +167,10 @@ class RayFleet:
         for name in weights_names(checkpoint):  # what another pair of networks needs too is read again
             self._weights.pop(name, None)
 
+    def absolve(self) -> None:
+        self._losses = 0
+        self._fill()
+
     def close(self) -> None:
         """Ends all actors."""
         for worker in list(self._handles):
@@ -166,11 +178,13 @@ class RayFleet:
 
     # -- within --------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        worker = self._started
-        self._started += 1
-        self._handles[worker] = self._actor.remote(*self._shared)
-        self._calls[self._handles[worker].hello.remote()] = worker, None
+    def _fill(self) -> None:
+        """Starts actors where some are missing, unless too many were lost in a row."""
+        while len(self._handles) < self._count and self._losses <= self._limit:
+            worker = self._started
+            self._started += 1
+            self._handles[worker] = self._actor.remote(*self._shared)
+            self._calls[self._handles[worker].hello.remote()] = worker, None
 
     def _weights_of(self, snapshot: Snapshot) -> Any:
         import ray
@@ -189,7 +203,7 @@ class RayFleet:
         except RayTaskError as error:
             self._raised(worker, task, error.cause)
         except RayError as error:
-            self._lost(worker, str(error).strip().splitlines()[0])
+            self._lost(worker, error)
         else:
             if task is None:
                 self._ready.add(worker)
@@ -197,6 +211,7 @@ class RayFleet:
             else:
                 self._losses = 0
                 self._events.append(Finished(worker, task, answer))
+                self._fill()
 
     def _raised(self, worker: int, task: Task | None, error: Exception) -> None:
         if task is not None:
@@ -206,16 +221,18 @@ class RayFleet:
         if not isinstance(error, SigmasweepError):
             raise RunFailedError("actor", f"does not start ({type(error).__name__}: {error})") from error
         self._refusal = error
+        self._count -= 1
         self._say(f"an actor cannot take part: {error}")
 
-    def _lost(self, worker: int, reason: str) -> None:
+    def _lost(self, worker: int, error: Exception) -> None:
         self._losses += 1
+        reason = why_lost(error)
         if worker in self._ready:
-            self._events.append(Lost(worker, reason))
+            self._events.append(Lost(worker, reason, by_chance="node has died" in str(error)))
         self._end(worker)
         if self._losses <= self._limit:
             self._say(f"an actor was lost ({reason}); its chunks go to others, and another actor is started")
-            self._start()
+            self._fill()
 
     def _end(self, worker: int) -> None:
         import ray
@@ -229,7 +246,14 @@ class RayFleet:
             return
         if self._refusal is not None:
             raise self._refusal
-        raise RunFailedError("actors", f"were lost {self._losses} times without finishing a chunk: given up")
+        mend = "what was finished is kept, and the same command goes on from there"
+        raise RunFailedError("actors", f"were lost {self._losses} times without finishing a chunk: given up; {mend}")
+
+
+def why_lost(error: Exception) -> str:
+    """Why an actor was lost, in a few words of Ray's: the last of its lines that is not indented."""
+    said = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    return said[-1].split(". ")[0][:120] if said else type(error).__name__
 
 
 def num_actors(actors: Actors, threads: int, device: str, resources: Resources) -> int:

@@ -120,7 +120,7 @@ def _compute(
         guide = {} if setting.guide is None else {"guide": setting.guide.title}
         commit_setting(work.store, setting.key, name=setting.name, checkpoint=setting.snapshot.title, **guide)
     size = work.execution.chunk_size
-    limits = Limits(raises=actors.max_task_retries + 1, deaths=actors.max_restarts + 1)
+    limits = Limits(raises=actors.max_task_retries + 1, deaths=actors.max_chunk_deaths)
     with (
         tqdm(total=len(run.tasks) * size, desc="images", unit="img", smoothing=0.1, disable=not progress) as bar,
         _fleet(work, extractors, actors, len(run.tasks)) as fleet,

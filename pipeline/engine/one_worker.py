@@ -8,10 +8,11 @@ from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.engine.actor import Actor, ChunkWorker, Hello
 from pipeline.engine.devices import device_name, fixed_arithmetic
-from pipeline.engine.fleet import num_actors
+from pipeline.engine.fleet import num_actors, why_lost
 from pipeline.engine.placement import Placement
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, Setting, WorkerSettings
+from pipeline.errors import RunFailedError
 from pipeline.training.snapshot import read_weights
 
 
@@ -39,7 +40,7 @@ def one_worker(store: Store, execution: Execution, actors: Actors, placement: Pl
         import ray
 
         num_actors(actors, execution.threads, placement.device, resources)
-        worker = _There(settings)
+        worker = _There(settings, actors.max_chunk_deaths)
         try:
             yield worker
         finally:
@@ -58,30 +59,48 @@ class _Here:
 
 
 class _There:
-    """One Ray actor."""
+    """One Ray actor; one that is lost gets a successor, which does again what was lost with it.
 
-    def __init__(self, settings: WorkerSettings) -> None:
-        import ray
+    Args:
+        settings: of the run.
+        max_deaths: how many it may lose at one call.
+    """
 
-        gpus = int(settings.device == "cuda")
-        actor = ray.remote(Actor).options(num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0)
-        self._store = settings.store
-        self.actor = actor.remote(settings, ())
-        hello: Hello = self._get(self.actor.hello.remote())
+    def __init__(self, settings: WorkerSettings, max_deaths: int) -> None:
+        self._settings = settings
+        self._max_deaths = max_deaths
+        self._start()
+        hello: Hello = self._call("hello")
         self.device = hello.device_name
 
     def call(self, method: str, setting: Setting, *arguments: Any) -> Any:
         import ray
 
         weights = {
-            snapshot.weights_sha256: ray.put(read_weights(self._store, snapshot)) for snapshot in setting.snapshots
+            snapshot.weights_sha256: ray.put(read_weights(self._settings.store, snapshot))
+            for snapshot in setting.snapshots
         }
-        return self._get(getattr(self.actor, method).remote(setting, *arguments, weights))
+        return self._call(method, setting, *arguments, weights)
 
-    def _get(self, call: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+
+        for _ in range(self._max_deaths):
+            try:
+                return ray.get(getattr(self.actor, method).remote(*arguments))
+            except RayTaskError as error:
+                raise error.cause from error
+            except RayActorError as error:
+                lost = error
+                ray.kill(self.actor)
+                self._start()
+        raise RunFailedError(f"the worker for {method}", f"was lost {self._max_deaths} times ({why_lost(lost)})")
+
+    def _start(self) -> None:
         import ray
 
-        try:
-            return ray.get(call)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+        settings = self._settings
+        gpus = int(settings.device == "cuda")
+        actor = ray.remote(Actor).options(num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0)
+        self.actor = actor.remote(settings, ())

@@ -3,6 +3,9 @@
 Every worker has a chunk at work and one waiting behind it, so that it never waits for the driver. A worker stays with
 the checkpoint whose network it holds while chunks of it are left. Towards the end nothing waits behind: the last chunks
 go to whoever is free first. A chunk whose worker was lost, or that raised, goes to somebody else, finitely often.
+
+That a worker is lost says little of the chunk that it was at: processes are killed and nodes taken away. A chunk is
+given up for it only if it loses its workers far more often than the other chunks lose theirs.
 """
 
 from collections import defaultdict, deque
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 Worker = int
+_NO_CHANCE = 1e-6  # a chunk is at fault if its workers would be lost so often by chance with less than this probability
 
 
 class JobShape(Protocol):
@@ -31,11 +35,13 @@ class Limits:
 
     Args:
         raises: by an error of its own.
-        deaths: with the worker that was at it.
+        deaths: with the worker that was at it, whatever the others do.
+        unlikely_deaths: with the worker that was at it, where the others show that so many in a row are no chance.
     """
 
     raises: int = 3
-    deaths: int = 10
+    deaths: int = 12
+    unlikely_deaths: int = 5
 
 
 class Policy(Generic[Job]):
@@ -52,6 +58,7 @@ class Policy(Generic[Job]):
         for job in jobs:
             self._waiting.setdefault(job.checkpoint, deque()).append(job)
         self._again: deque[Job] = deque()  # given back by a worker: first in line
+        self._suspects: deque[Job] = deque()  # that lost several workers: last in line, and alone
         self._num_waiting = sum(map(len, self._waiting.values()))
         self._left = {checkpoint: len(queue) for checkpoint, queue in self._waiting.items()}
         self._limits = limits or Limits()
@@ -62,6 +69,7 @@ class Policy(Generic[Job]):
         self._crew: dict[Hashable, int] = defaultdict(int)  # workers that stay with a checkpoint
         self._raised: dict[Job, int] = defaultdict(int)
         self._died: dict[Job, int] = defaultdict(int)
+        self._deaths = self._num_done = 0  # of all jobs
 
     @property
     def finished(self) -> bool:
@@ -77,8 +85,12 @@ class Policy(Generic[Job]):
         self._flying[worker] = []
         self._by_load[0][worker] = None
 
-    def leave(self, worker: Worker) -> list[Job]:
-        """A worker is lost. What it had goes to others; the job that it was at is charged for it.
+    def leave(self, worker: Worker, by_chance: bool = False) -> list[Job]:
+        """A worker is lost. What it had goes to others.
+
+        Args:
+            by_chance: it is known that no job is to blame; else all that the worker had are charged, since nobody knows
+                which of them it was at. Those that this happens to again are tried alone.
 
         Returns:
             The jobs that are given up: this happened to them too often.
@@ -86,22 +98,27 @@ class Policy(Generic[Job]):
         jobs = self._flying.pop(worker)
         self._by_load[len(jobs)].pop(worker)
         self._settle(worker, None)
-        if not jobs:
+        if by_chance:
+            self._give_back(jobs)
             return []
-        current, *behind = jobs
-        self._died[current] += 1
-        given_up = self._died[current] >= self._limits.deaths
-        self._give_back(behind if given_up else jobs)
-        if given_up:
-            self._close(current)
-        return [current] if given_up else []
+        for job in jobs:
+            self._died[job] += 1
+        self._deaths += len(jobs)
+        given_up = [job for job in jobs if self._is_at_fault(job)]
+        for job in given_up:
+            self._close(job)
+        suspects = [job for job in jobs if self._died[job] > 1 and job not in given_up]
+        self._suspects.extend(suspects)
+        self._num_waiting += len(suspects)
+        self._give_back([job for job in jobs if self._died[job] == 1 and job not in given_up])
+        return given_up
 
     def hand_out(self) -> list[tuple[Worker, Job]]:
         """What to hand to whom now. Workers with nothing to do come first."""
         handed: list[tuple[Worker, Job]] = []
         for load in range(self._in_flight):
             hungry = self._by_load[load]
-            while hungry and self._num_waiting > (0 if load == 0 else len(self._flying)):
+            while hungry and self._may_take(load):
                 worker = next(iter(hungry))
                 job = self._take(worker)
                 self._flying[worker].append(job)
@@ -112,7 +129,12 @@ class Policy(Generic[Job]):
     def done(self, worker: Worker, job: Job) -> None:
         """A worker has finished a job."""
         self._put_down(worker, job)
+        self._num_done += 1
         self._close(job)
+
+    def deaths(self, job: Job) -> tuple[int, int, int]:
+        """How many workers were lost at a job, how many at all others, and how often one of these was finished."""
+        return self._died[job], self._deaths - self._died[job], self._num_done
 
     def failed(self, worker: Worker, job: Job) -> bool:
         """A job raised. It is tried again, by whoever is free, unless it is given up: then True is returned."""
@@ -126,7 +148,7 @@ class Policy(Generic[Job]):
 
     def drop(self, unwanted: Callable[[Job], bool]) -> None:
         """Forgets the waiting jobs that are not wanted any more; those at work are left to end."""
-        for queue in (self._again, *self._waiting.values()):
+        for queue in (self._again, *self._waiting.values(), self._suspects):
             jobs = list(queue)
             queue.clear()
             queue.extend(job for job in jobs if not unwanted(job))
@@ -143,11 +165,26 @@ class Policy(Generic[Job]):
         checkpoint = self._at.get(worker)
         if not self._waiting.get(checkpoint):
             checkpoint = self._choose()
+            if checkpoint is None:
+                return self._suspects.popleft()
             self._settle(worker, checkpoint)
         return self._waiting[checkpoint].popleft()
 
-    def _choose(self) -> Hashable:
-        """The first checkpoint that has more chunks waiting than workers to take them; else the least crowded one."""
+    def _may_take(self, load: int) -> bool:
+        """Whether a worker with so many jobs gets another: to do at once what waits, else what is no suspect."""
+        return self._num_waiting - (len(self._suspects) if load else 0) > (len(self._flying) if load else 0)
+
+    def _is_at_fault(self, job: Job) -> bool:
+        """Whether it lost too many workers, or more than by chance: each one that was at it, while those at other jobs
+        are lost as seldom as was seen (with one more seen of either kind, for small numbers)."""
+        at_it, at_others, num_done = self.deaths(job)
+        usual = (at_others + 1) / (at_others + num_done + 2)
+        too_unlikely = at_it >= self._limits.unlikely_deaths and usual**at_it < _NO_CHANCE
+        return at_it >= self._limits.deaths or too_unlikely
+
+    def _choose(self) -> Hashable | None:
+        """The first checkpoint that has more chunks waiting than workers to take them; else the least crowded one; None
+        where no chunk waits but those that are suspect."""
         best, best_share = None, 0.0
         for checkpoint in [checkpoint for checkpoint, queue in self._waiting.items() if not queue]:
             del self._waiting[checkpoint]

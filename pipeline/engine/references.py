@@ -15,11 +15,11 @@ from pipeline.data.store import Store
 from pipeline.digests import DIGEST_LENGTH, sha256
 from pipeline.engine.cache import Kept, kept
 from pipeline.engine.devices import Device, fixed_arithmetic
-from pipeline.engine.fleet import num_actors
+from pipeline.engine.fleet import num_actors, why_lost
 from pipeline.engine.placement import place
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, ExtractorPlan
-from pipeline.errors import DataError
+from pipeline.errors import DataError, RunFailedError
 from pipeline.metrics.extractors import ImageShape
 from pipeline.metrics.moments import Gaussian, Moments
 from pipeline.metrics.reference_file import read_npz, write_npz
@@ -74,12 +74,17 @@ def reference_moments(
         execution: its threads and device are those of the work.
         actors: who computes it; without, this process.
         progress: show a bar.
+
+    Raises:
+        DataError: the data set is damaged.
+        RunFailedError: actors were lost again and again.
     """
     info = dataset.info
     key = f"references/{info.digest}/{plan.digest}"
     about = {"dataset": info.name, "count": len(dataset), "extractor": plan.settings, "distance": plan.distance_name}
 
     def compute() -> Kept:
+        dataset.verify()  # a wrong reference would be kept
         title = f"reference {info.name} ({plan.distance_name})"
         moments = _moments(dataset, plan, execution or Execution(), actors or Actors(num_actors=0), progress, title)
         return Kept(moments.to_bytes(), about)
@@ -152,17 +157,21 @@ def _actor(actors: Actors, threads: int, device: Device) -> Any:
     return ray.remote(MomentsWorker).options(
         num_cpus=threads,
         num_gpus=int(device == "cuda"),
-        max_restarts=actors.max_restarts,
-        max_task_retries=actors.max_restarts,
+        max_restarts=-1,  # what is bounded is how often one chunk may be tried
+        max_task_retries=actors.max_chunk_deaths,
     )
 
 
 def _from_actors(started: Sequence[Any], chunks: Sequence[range]) -> Iterator[Moments]:
     import ray
+    from ray.exceptions import RayActorError
     from ray.util import ActorPool
 
     try:
         yield from ActorPool(started).map(lambda actor, chunk: actor.moments.remote(chunk), chunks)
+    except RayActorError as error:
+        problem = f"the same images lost their worker again and again ({why_lost(error)})"
+        raise RunFailedError("reference", problem) from error
     finally:
         for actor in started:
             ray.kill(actor)

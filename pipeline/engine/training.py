@@ -23,6 +23,7 @@ from pipeline.engine.session import Resources, session
 from pipeline.errors import RunFailedError, SettingsError, SigmasweepError, StoreError
 from pipeline.reporting import Reporter
 from pipeline.training import loop
+from pipeline.training.checkpoint import newest_position
 from pipeline.training.console import Console, Terminal
 from pipeline.training.identity import resolve_model
 from pipeline.training.job import TrainingJob, TrainingResult
@@ -31,8 +32,13 @@ from pipeline.training.settings import ModelSettings, TrainingSettings, Workers
 
 Device = Literal["cpu", "cuda"]
 
-# Relative paths mean the same in a worker; a worker whose node is taken away is a lost one like any other.
-_ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# Relative paths mean the same in a worker; a worker whose node is taken away is a lost one like any other; workers of a
+# group that failed are not waited for, since one that has stopped never answers.
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+}
 _DELIVERY_S = 0.3  # between looks into the mailbox
 
 
@@ -92,14 +98,18 @@ def _train_on_ray(job: TrainingJob, workers: Workers, console: Console) -> None:
     with session(max(os.cpu_count() or 1, workers.num_workers * workers.threads)) as resources:
         _check_room(workers, resources)
         device, mailbox = _device(workers, resources), Mailbox()
-        for failures in range(workers.max_failures + 1):
+        failures = 0  # since the last checkpoint: a training that gets on may lose its workers as often as it will
+        while failures <= workers.max_failures:
+            before = newest_position(job.store, job.folder)
             lost = _run_group(job, workers, device, mailbox, console)
             if lost is None:
                 return
-            again = failures < workers.max_failures
+            failures = failures + 1 if newest_position(job.store, job.folder) == before else 1
+            again = failures <= workers.max_failures
             console.say(f"{job.folder}: {lost}; {'the workers start again' if again else 'this was the last try'}")
     mend = "run the same command again to go on from the last checkpoint, or raise workers.max_failures"
-    raise RunFailedError(job.folder, f"the workers failed {workers.max_failures + 1} times, at last: {lost}; {mend}")
+    times = f"{failures} times" + (" without a new checkpoint" if failures > 1 else "")
+    raise RunFailedError(job.folder, f"the workers failed {times}, at last: {lost}; {mend}")
 
 
 def _run_group(

@@ -59,13 +59,17 @@ class Actors:
 
     Args:
         num_actors: empty is one a GPU, or one for every `threads` CPUs; 0 is this process, without Ray.
-        max_restarts: how often in a row an actor may be lost, and a chunk with its actor, before the run is given up.
+        max_restarts: how often in a row, for each actor, one may be lost without a chunk being finished in between,
+            before the run is given up.
+        max_chunk_deaths: how many actors one chunk may lose before it is given up; fewer where the other chunks show
+            that it is the chunk's fault (`policy`). Nodes that are taken away do not count.
         max_task_retries: how often a chunk that raises is tried again.
         denoiser_memory_gb: an actor keeps the networks it has loaded within this, the last one always.
     """
 
     num_actors: int | None = None
-    max_restarts: int = 10
+    max_restarts: int = 30
+    max_chunk_deaths: int = 12
     max_task_retries: int = 2
     denoiser_memory_gb: float = 4.0
 
@@ -75,6 +79,8 @@ class Actors:
                 raise ValueError(f"{name}: must be 0 or more (got {value})")
         if self.max_task_retries < 0:
             raise ValueError(f"max_task_retries: must be 0 or more (got {self.max_task_retries})")
+        if self.max_chunk_deaths < 1:
+            raise ValueError(f"max_chunk_deaths: must be at least 1 (got {self.max_chunk_deaths})")
 
 
 @dataclass(frozen=True)

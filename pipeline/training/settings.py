@@ -170,8 +170,9 @@ class Workers(Frozen):
         num_workers: data-parallel workers; 0 runs in this process, without Ray.
         device: `auto` takes GPUs where the cluster has them.
         threads: CPU threads of each worker. Fixed by settings, so that results do not depend on the machine's load.
-        max_failures: how often a failed worker group is started again.
-        timeout_s: how long a collective may wait for a lost worker.
+        max_failures: how often in a row, without a new checkpoint in between, a failed worker group is started again.
+        timeout_s: how long a worker may wait for another one, which may have stopped without an error, before all
+            start again from the last checkpoint. Longer than any pause of a healthy worker, such as saving.
     """
 
     num_workers: int = Field(default=1, ge=0)

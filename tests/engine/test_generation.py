@@ -5,10 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -33,6 +30,7 @@ from pipeline.engine.timing import time_points
 from pipeline.engine.work import Actors, Point, Seeds, Setting, Task, WorkerSettings
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError, StoreError
 from pipeline.training.snapshot import CheckpointRef, build_denoiser, find_snapshot, read_weights
+from tests.engine.processes import below, meanwhile, wait_until
 from tests.engine.tiny import (
     EXECUTION,
     MODEL,
@@ -202,41 +200,6 @@ def test_a_second_extractor_takes_its_features_and_leaves_the_first_ones(tmp_pat
 # -- nothing lost ------------------------------------------------------------------------------------------------------
 
 
-def ray_workers() -> list[int]:
-    """Process ids of the actors of this process's own Ray session."""
-
-    def parent(pid: int) -> int:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdecimal() and (entry / "cmdline").read_bytes().startswith(b"ray::Actor"):
-                pid = int(entry.name)
-                found += [pid] if parent(parent(pid)) == os.getpid() else []
-        except (OSError, ValueError):  # gone meanwhile
-            continue
-    return found
-
-
-@contextmanager
-def meanwhile(action: Callable[[], None]) -> Iterator[None]:
-    """Does something in a thread while the block runs."""
-    thread = threading.Thread(target=action)
-    thread.start()
-    yield
-    thread.join(timeout=60)
-    assert not thread.is_alive()
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return found
-
-
 def test_a_worker_that_is_killed_loses_nothing(
     tmp_path: Path, ray_session: Resources, undisturbed: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,7 +208,7 @@ def test_a_worker_that_is_killed_loses_nothing(
 
     def kill() -> None:
         wait_until(lambda: len(store.committed("samples")) >= 6)  # four of them are settings
-        killed.append(wait_until(ray_workers)[0])
+        killed.append(wait_until(lambda: below(os.getpid(), "ray::Actor"))[0])
         os.kill(killed[0], signal.SIGKILL)
 
     with meanwhile(kill):
@@ -259,9 +222,9 @@ def test_a_worker_that_is_killed_loses_nothing(
 
 DRIVER = """
 import sys
-from pathlib import Path
-from tests.engine.test_generation import Actors, Store, run
-run(Store(sys.argv[1]), Actors(num_actors=2))
+from tests.engine.test_generation import Actors, Seeds, Store, run, tiny_points
+points = tiny_points(2, [int(steps) for steps in sys.argv[3:]])
+run(Store(sys.argv[1]), Actors(num_actors=2), points=points, seeds=Seeds(0, int(sys.argv[2])))
 """
 
 
@@ -271,7 +234,9 @@ def test_a_driver_that_is_killed_leaves_whole_chunks_and_the_rest_is_done_by_the
     store = tiny_store(tmp_path)
     repository = Path(__file__).parents[2]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=repository, env=environment) as driver:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path), str(SEEDS.count), "3", "5"], cwd=repository, env=environment
+    ) as driver:
         wait_until(lambda: len(store.committed("samples")) >= 6 or driver.poll() is not None, 240)
         assert driver.poll() is None
         driver.send_signal(signal.SIGKILL)
@@ -399,9 +364,9 @@ def test_a_chunk_that_takes_its_worker_with_it_each_time_is_named_after_finite_t
 ) -> None:
     store = tiny_store(tmp_path, 1)
     bad = replace(tiny_points(1, (3,))[0], name="bad", labels=Deadly())  # type: ignore[arg-type]
-    with pytest.raises(RunFailedError, match=r"bad: chunk 1 \(seeds 16 to 31\) lost its worker again and again"):
-        run(store, Actors(num_actors=1, max_restarts=1), points=[bad], seeds=Seeds(0, 32))
-    assert len(contents(store)) == 1
+    with pytest.raises(RunFailedError, match=r"bad: chunk 1 \(seeds 16 to 31\) lost each of the 2 workers that had it"):
+        run(store, Actors(num_actors=1, max_chunk_deaths=2), points=[bad, *tiny_points(1)], seeds=Seeds(0, 32))
+    assert len(contents(store)) == 5  # all others
 
 
 def test_an_actor_on_a_device_of_another_family_takes_no_part(

@@ -3,6 +3,7 @@
 import heapq
 import random
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -171,17 +172,61 @@ def test_a_job_that_raises_is_given_up_after_finite_tries() -> None:
     assert policy.hand_out() == []
 
 
-def test_a_job_that_takes_its_worker_with_it_is_given_up_and_its_neighbours_are_not() -> None:
+def test_a_job_that_takes_its_worker_with_it_comes_last_and_is_given_up_and_its_neighbours_are_not() -> None:
     policy = Policy([Job("a", i) for i in range(6)], Limits(deaths=3))
-    given_up = []
-    for worker in range(3):  # each is lost at job 0, with job 1 waiting behind it
+    for worker in range(2):  # each is lost at job 0, with job 1 waiting behind it or at work beside it
         policy.join(worker)
         assert [job.number for _, job in policy.hand_out()] == [0, 1]
-        given_up.append(policy.leave(worker))
-    assert given_up == [[], [], [Job("a", 0)]]
+        assert policy.leave(worker) == []
+    policy.join(2)
+    waiting, order = [], []
+    while not order or order[-1] != 0:
+        waiting += [job for _, job in policy.hand_out()]
+        order.append(waiting[0].number)
+        if order[-1] != 0:
+            policy.done(2, waiting.pop(0))
+    assert order == [2, 3, 4, 5, 0]
+    assert waiting == [Job("a", 0)]  # alone
+    assert policy.leave(2) == [Job("a", 0)]
     policy.join(3)
-    assert [job.number for _, job in policy.hand_out()] == [1, 2]
-    assert policy.left("a") == 5
+    assert policy.hand_out() == [(3, Job("a", 1))]
+
+
+def lose(policy: Policy[Job], names: Iterator[int], at: Callable[[Job], bool]) -> list[Job]:
+    """Works to the end with one worker after the other, each of which is lost at the first job that `at` says."""
+    given_up: list[Job] = []
+    while not policy.finished:
+        worker = next(names)
+        policy.join(worker)
+        while handed := policy.hand_out():
+            [(_, job)] = handed
+            if at(job):
+                break
+            policy.done(worker, job)
+        given_up += policy.leave(worker)
+    return given_up
+
+
+def test_a_job_that_ends_its_workers_is_told_from_chance_by_what_becomes_of_the_others() -> None:
+    jobs = [Job("a", i) for i in range(200)]
+    limits = Limits(deaths=50)
+    policy = Policy(jobs, limits, in_flight=1)
+    assert lose(policy, count(), lambda job: job.number == 7) == [Job("a", 7)]
+    assert policy.deaths(Job("a", 7)) == (5, 0, 199)
+    random_ = random.Random(0)
+    policy = Policy(jobs, limits, in_flight=1)
+    assert lose(policy, count(), lambda job: random_.random() < 0.5) == []  # machines that die all the time
+    most = max(policy.deaths(job)[0] for job in jobs)
+    assert most >= 5  # which would be too often where machines are well
+
+
+def test_a_node_that_is_taken_away_is_no_job_s_fault() -> None:
+    policy = Policy([Job("a", 0)], Limits(deaths=2))
+    for worker in range(20):
+        policy.join(worker)
+        policy.hand_out()
+        assert policy.leave(worker, by_chance=True) == []
+    assert policy.deaths(Job("a", 0)) == (0, 0, 0)
 
 
 def test_dropped_jobs_are_not_handed_out() -> None:

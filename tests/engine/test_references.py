@@ -133,3 +133,17 @@ def test_a_classifier_needs_a_data_set(store: Store) -> None:
         extractor_plan(store, Classifier())
     with pytest.raises(DataError, match="no data set 'c' in the store"):
         extractor_plan(store, Classifier(), "c")
+
+
+def test_a_damaged_data_set_becomes_no_reference_and_no_classifier(tmp_path: Path, classifier: KeptClassifier) -> None:
+    store = Store(tmp_path)
+    put_dataset(store, "a", 0, 100)
+    path = store.local_path(store.manifest("datasets/a"), "images.arrow")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # one pixel
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="is damaged"):
+        reference_moments(store, Dataset.open(store, "a"), classifier.plan, progress=False)
+    with pytest.raises(DataError, match="is damaged"):
+        classifier_for(store, "a", CLASSIFIER, progress=False)
+    assert store.committed("references") == store.committed("cache") == []

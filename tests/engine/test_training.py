@@ -19,7 +19,8 @@ from pipeline.reporting import MemoryReporter
 from pipeline.training.checkpoint import newest_position
 from pipeline.training.job import TrainingResult
 from pipeline.training.settings import ModelSettings, Workers
-from tests.engine.train_driver import GO, HELD
+from tests.engine.processes import below, is_running
+from tests.engine.train_driver import GO, HELD, WORKER
 from tests.training.group import NETWORK, train_in_group
 from tests.training.toys import BATCH, make_dataset, make_job, make_settings, state_digests, store_at
 
@@ -50,21 +51,6 @@ def _wait(process: subprocess.Popen[str] | None, condition: Callable[[], bool]) 
         time.sleep(0.05)
 
 
-def _workers(driver: int) -> list[int]:
-    """Process ids of the training's workers: those below the driver that Ray gave that name."""
-    parents, names = {}, {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            names[int(path.name)] = (path / "cmdline").read_text()
-        except OSError:
-            continue  # it has ended meanwhile
-    below = {driver}
-    while grown := {child for child, parent in parents.items() if parent in below} - below:
-        below |= grown
-    return sorted(process for process in below if "RayTrainWorker" in names[process])
-
-
 @pytest.mark.timeout(600)  # three groups of workers are started, which takes a busy machine a minute each
 @pytest.mark.parametrize("num_workers", [2, 3])
 def test_killed_after_its_first_step_first_a_worker_then_the_driver_it_ends_with_the_same_bits(
@@ -77,16 +63,16 @@ def test_killed_after_its_first_step_first_a_worker_then_the_driver_it_ends_with
         _wait(driver, (killed / HELD).exists)
         assert newest_position(store_at(killed), job.folder) == BATCH
         first = int((killed / HELD).read_text())
-        workers = _workers(driver.pid)
+        workers = below(driver.pid, WORKER)
         assert len(workers) == num_workers
         other = next(process for process in workers if process != first)
         (killed / HELD).unlink()
         os.kill(other, signal.SIGKILL)
         _wait(driver, lambda: (killed / HELD).exists() and (killed / HELD).read_text() not in ("", str(first)))
         assert newest_position(store_at(killed), job.folder) == BATCH
-        orphans = _workers(driver.pid)
+        orphans = below(driver.pid, WORKER)
         os.kill(driver.pid, signal.SIGKILL)
-    _wait(None, lambda: not any(Path(f"/proc/{process}").exists() for process in orphans))
+    _wait(None, lambda: not any(map(is_running, orphans)))
     (killed / GO).touch()
     with _driver(killed, num_workers) as driver:
         output, _ = driver.communicate(timeout=PATIENCE_S)

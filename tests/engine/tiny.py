@@ -1,5 +1,6 @@
 """A store with checkpoints of a small network with random weights, and points on them: for the tests of generation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def tiny_store(root: Path, num_checkpoints: int = 2) -> Store:
     return store
 
 
-def tiny_points(num_checkpoints: int = 2, steps: tuple[int, ...] = (3, 5)) -> list[Point]:
+def tiny_points(num_checkpoints: int = 2, steps: Sequence[int] = (3, 5)) -> list[Point]:
     return [
         Point(f"net{c} {n} steps", CheckpointRef(f"net{c}"), Sampler(timesteps=EDMSteps(num_steps=n)), Balanced())
         for c in range(num_checkpoints)

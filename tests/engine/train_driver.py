@@ -14,6 +14,7 @@ from tests.training.group import NETWORK
 from tests.training.toys import BATCH, make_settings, store_at
 
 HELD = "held"  # the file that says that the training waits, and in which process
+WORKER = "RayTrainWorker"  # in the title of the training's workers
 GO = "go"  # the file that lets it go on
 
 

@@ -23,40 +23,50 @@ from pipeline.tracking.spool import SpoolFolder
 from tests.tracking.conftest import EXPERIMENT, Server
 
 JOB = """if True:
-    import json, pickle, resource, sys, time
+    import json, os, pickle, resource, sys, time
     import numpy as np
     reporter = pickle.loads(bytes.fromhex(sys.argv[1]))
-    longest = 0.0
+    longest = longest_of_all = 0.0
     def times_pushed_aside():  # by other work of the machine; waiting does not count
         return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
     def timed(call, *args):
-        global longest
+        global longest, longest_of_all
         before, start = times_pushed_aside(), time.perf_counter()
         result = call(*args)
         took = time.perf_counter() - start
+        longest_of_all = max(longest_of_all, took)
         if times_pushed_aside() == before:
             longest = max(longest, took)
         return result
     run = timed(reporter.run, sys.argv[2], "job", {"benchmark": "b"})
     timed(run.params, {"num_steps": 18})
-    for step in range(1000):
+    step = 0
+    while step < int(sys.argv[3]) or (sys.argv[4] and not os.path.exists(sys.argv[4])):
         timed(run.metrics, {"loss": step / 7}, step)
         time.sleep(0.002)
+        step += 1
     timed(run.image, "samples", np.zeros((64, 64, 3), np.uint8), 1)
     timed(run.text, "a: 1", "settings.yaml")
     timed(run.close)
     start = time.perf_counter()
     sent = reporter.flush()
-    print(json.dumps([longest, sent, time.perf_counter() - start]))
+    print(json.dumps([longest, sent, time.perf_counter() - start, longest_of_all, step]))
 """
 
 
 def run_job(reporter: MlflowReporter, key: str) -> tuple[float, bool, float]:
     """A job in its own process: its longest call, whether all was sent, and the seconds of its flush."""
-    command = [sys.executable, "-c", JOB, pickle.dumps(reporter).hex(), key]
-    out = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=120).stdout
-    longest, sent, seconds = json.loads(out)
+    with job(reporter, key, 1000) as process:
+        out, _ = process.communicate(timeout=120)
+    longest, sent, seconds, *_ = json.loads(out)
     return longest, sent, seconds
+
+
+def job(reporter: MlflowReporter, key: str, num_steps: int, until: Path | None = None) -> subprocess.Popen[bytes]:
+    """A job that makes so many steps, and goes on until a file is there. It prints its longest call (but for those
+    that the machine's other work took), whether all was sent, seconds of its flush, its longest call, and its steps."""
+    command = [sys.executable, "-c", JOB, pickle.dumps(reporter).hex(), key, str(num_steps), str(until or "")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:

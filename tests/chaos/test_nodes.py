@@ -1,0 +1,38 @@
+"""Nodes that are taken away and others that join, in the middle of a run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine.work import Seeds
+from tests.chaos.told import telling
+from tests.engine.test_generation import run
+from tests.engine.tiny import contents, tiny_store
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+
+SEEDS = Seeds(0, 160)
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_nodes_that_are_killed_and_replaced_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    undisturbed, store = tiny_store(tmp_path / "undisturbed"), tiny_store(tmp_path / "disturbed")
+    run(undisturbed, seeds=SEEDS)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "tests.chaos.changing_cluster", store.uri, str(SEEDS.count)]
+    with telling(capsys) as tell:
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, text=True, timeout=600, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:]
+        lost = [line for line in done.stdout.splitlines() if "an actor was lost" in line]
+        tell(f"2 nodes killed and 2 joined: {len(lost)} actors were lost, {lost[:1]}")
+    assert done.stdout.count("a node was killed and another joined") == 2
+    assert len(lost) == 2
+    assert all("node has died" in line for line in lost)
+    assert f"generated {4 * SEEDS.count}" in done.stdout
+    assert contents(store) == contents(undisturbed)
