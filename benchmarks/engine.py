@@ -142,19 +142,48 @@ def share(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, measured(Path(folder) / "measures") as measures:
         store = Store(f"{folder}/store")
         points = points_of(put_network(store), steps)
-        start = time.perf_counter()
         with session(count):
+            before = bare_rate(execution, count, 10 if quick else 30)
+            start = time.perf_counter()
             results = generate(store, points, Seeds(0, images), execution, Actors(count), [classifier()])
-        wall = time.perf_counter() - start
+            wall = time.perf_counter() - start
+            after = bare_rate(execution, count, 10 if quick else 30)
         found = [json.loads(file.read_text()) for file in measures.iterdir()]
     networks, busy = sum(one["networks"] for one in found), sum(one["wall"] for one in found)
     evaluations = sum(result.generated * result.nfe for result in results)
+    bare, rate = (before + after) / 2, count * evaluations / busy
     more = {
         "settings": len(points), "images": sum(result.generated for result in results), "actors": count,
         "evaluations": int(evaluations), "networks_s": networks, "actors_s": busy, "job_s": wall,
         "of_the_job": networks / count / wall,
     }  # fmt: skip
-    return [Row("share of the actors' time in networks", networks / busy, SHARE, more=more)]
+    speed = {"evaluations_per_s": rate, "bare_before": before, "bare_after": after}
+    return [
+        Row("share of the actors' time in networks", networks / busy, SHARE, more=more),
+        Row("evaluations a second of the actors, over those of forward passes alone", rate / bare, more=speed),
+    ]
+
+
+def bare_rate(execution: Execution, count: int, seconds: float) -> float:
+    """Evaluations a second of the network alone, in as many processes at once as there are actors."""
+    import ray
+
+    loops = [ray.remote(bare_loop).options(num_cpus=1).remote(execution, seconds) for _ in range(count)]
+    return float(sum(ray.get(loops)))
+
+
+def bare_loop(execution: Execution, seconds: float) -> float:
+    torch.set_num_threads(execution.threads)
+    network = MODEL.network.build(MODEL.resolution, MODEL.channels, MODEL.num_classes).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x, c_noise = torch.randn(execution.batch_size, *MODEL.shape), torch.zeros(execution.batch_size)
+    with torch.inference_mode():
+        network(x, c_noise, None)
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() < start + seconds:
+            network(x, c_noise, None)
+            done += len(x)
+    return done / (time.perf_counter() - start)
 
 
 @contextmanager
@@ -205,13 +234,9 @@ def feed(quick: bool) -> list[Row]:
         settings = find_settings(store, points, execution, placement)
         tasks = [Task(setting, index, True) for setting in settings for index in range(chunks // len(settings))]
         work = WorkerSettings(store, execution, placement.device, placement.family)
-        fleets.Actor = NothingActor  # type: ignore[misc]
-        try:
-            with fleets.ray_fleet(work, (), actors, 2, print) as fleet:
-                watch = Watch(len(tasks))
-                drive(Policy(tasks), fleet, watch.on_done, watch.on_failed)
-        finally:
-            fleets.Actor = Actor  # type: ignore[misc]
+        with fleets.ray_fleet(work, (), actors, 2, print, NothingActor) as fleet:
+            watch = Watch(len(tasks))
+            drive(Policy(tasks), fleet, watch.on_done, watch.on_failed)
     rate, slope = watch.rate(), watch.slope()
     more = {"chunks": len(tasks), "actors": 2, "driver_cpu_s_per_chunk": watch.cpu() / len(tasks)}
     grown = {"chunks": len(tasks), "first_mb": watch.memory[0][1] / 1e6, "last_mb": watch.memory[-1][1] / 1e6}

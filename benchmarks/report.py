@@ -5,7 +5,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,11 @@ def seconds(work: Callable[[], object], repeats: int = 5) -> float:
     return statistics.median(times)
 
 
-def run(measure: Callable[[bool], Sequence[Row]], about: str | None, argv: Sequence[str] | None = None) -> int:
-    """The command line of a program here. Every row is printed as soon as it is known to `measure`'s end.
+def run(measure: Callable[[bool], Iterable[Row]], about: str | None, argv: Sequence[str] | None = None) -> int:
+    """The command line of a program here. Every row is printed as soon as it is known.
 
     Args:
-        measure: makes the rows; told whether to be quick.
+        measure: makes the rows, one after the other; told whether to be quick.
         about: for --help.
 
     Returns:
@@ -72,8 +72,10 @@ def run(measure: Callable[[bool], Sequence[Row]], about: str | None, argv: Seque
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
     options = parser.parse_args(argv)
     start = time.perf_counter()
-    rows = list(measure(options.quick))
-    print(*rows, sep="\n")
+    rows: list[Row] = []
+    for row in measure(options.quick):
+        print(row, flush=True)
+        rows.append(row)
     if options.json:
         report = {
             "machine": machine(),

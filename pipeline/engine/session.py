@@ -33,8 +33,7 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
     Args:
         num_cpus: of a session of our own; empty takes the machine's.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     import ray
 
     ours = not ray.is_initialized()
@@ -46,6 +45,12 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def set_environment() -> None:
+    """What Ray reads when it is imported: to be called before."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _connect(num_cpus: int | None) -> None:
