@@ -8,11 +8,11 @@ that raised, goes to somebody else, finitely often.
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from pipeline.engine.paces import Paces
+from pipeline.engine.speeds import Speeds
 
 Worker = int
 IN_FLIGHT = 2  # jobs that a worker has at a time: one at work, one behind it
@@ -76,7 +76,7 @@ class Policy(Generic[Job]):
         self._kinds = Counter(self._kind(job) for queue in self._waiting.values() for job in queue)  # of what waits
         self._clock = clock
         self._since: dict[Worker, float] = {}  # when a worker began with the first of its jobs
-        self._paces = Paces()
+        self._speeds = Speeds()
 
     @property
     def finished(self) -> bool:
@@ -87,11 +87,15 @@ class Policy(Generic[Job]):
         """Jobs of a checkpoint that are not done."""
         return self._left[checkpoint]
 
+    def taken(self) -> Mapping[Hashable, tuple[float, int]]:
+        """Of each kind, the seconds that its jobs took, added up, and how many were done."""
+        return self._speeds.taken()
+
     def join(self, worker: Worker) -> None:
         """A worker is there, with nothing to do."""
         self._flying[worker] = []
         self._by_load[0][worker] = None
-        self._paces.join(worker)
+        self._speeds.join(worker)
 
     def leave(self, worker: Worker) -> list[Job]:
         """A worker is lost. What it had goes to others; the job that it was at is charged for it.
@@ -103,7 +107,7 @@ class Policy(Generic[Job]):
         self._by_load[len(jobs)].pop(worker)
         self._settle(worker, None)
         self._since.pop(worker, None)
-        self._paces.leave(worker)
+        self._speeds.leave(worker)
         if not jobs:
             return []
         current, *behind = jobs
@@ -121,7 +125,7 @@ class Policy(Generic[Job]):
             hungry, passed_over = self._by_load[load], []
             while hungry and self._num_waiting > (0 if load == 0 else len(self._flying)):
                 worker = next(iter(hungry))
-                if self._paces.would_delay(worker, load, self._kinds):
+                if self._speeds.would_delay(worker, load, self._kinds):
                     passed_over.append(worker)
                     hungry.pop(worker)
                     continue
@@ -135,7 +139,7 @@ class Policy(Generic[Job]):
 
     def done(self, worker: Worker, job: Job) -> None:
         """A worker has finished a job."""
-        self._paces.took(worker, self._kind(job), self._clock() - self._since[worker])
+        self._speeds.took(worker, self._kind(job), self._clock() - self._since[worker])
         self._put_down(worker, job)
         self._close(job)
 

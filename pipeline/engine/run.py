@@ -1,13 +1,11 @@
 """One run of generation: how far each point is, and what becomes of it."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from pipeline.data.store import Store
 from pipeline.engine.inventory import Progress, take_stock
+from pipeline.engine.progress import say
 from pipeline.engine.work import Done, Point, Seeds, Setting, Task
 from pipeline.errors import RunFailedError, SigmasweepError, StoreError
 from pipeline.training.snapshot import Snapshot
@@ -36,11 +34,6 @@ class PointResult:
     generated: int
     reused: int
     guide: Snapshot | None = None
-
-
-def say(line: str) -> None:
-    """One line for people, above the bar."""
-    tqdm.write(line, file=sys.stderr)
 
 
 OnPoint = Callable[[PointResult], None]
