@@ -26,7 +26,7 @@ from pipeline.diffusion.sampling import sample
 from pipeline.digests import sha256
 from pipeline.engine.devices import as_dtype, device_name, family, fixed_arithmetic
 from pipeline.engine.work import Done, ExtractorPlan, Setting, Task, WorkerSettings
-from pipeline.errors import CheckpointError, RunFailedError, SettingsError, StoreError
+from pipeline.errors import CheckpointError, ImagesNotKeptError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors import Extractor, ImageShape
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import Snapshot, build_denoiser, read_weights
@@ -167,6 +167,8 @@ class ChunkWorker:
             if task.generate and store.find(name) is None:
                 return None, ""
             return read_chunk(store, task.setting.digest, task.index), ""
+        except ImagesNotKeptError:
+            return None, ""
         except StoreError as error:
             set_aside(self._settings.store, name)
             return None, str(error)

@@ -7,7 +7,13 @@ from operator import add
 
 import torch
 
-from pipeline.data.features import committed_features, read_chunk_features
+from pipeline.data.features import (
+    KeptMoments,
+    commit_moments,
+    committed_features,
+    read_chunk_features,
+    read_moments,
+)
 from pipeline.data.samples import spans
 from pipeline.data.store import Store
 from pipeline.engine.generation import PointResult, Seeds
@@ -44,7 +50,8 @@ class Evaluation:
 
 
 def evaluate(
-    store: Store, results: Sequence[PointResult], seeds: Seeds, plan: ExtractorPlan, reference: Reference
+    store: Store, results: Sequence[PointResult], seeds: Seeds, plan: ExtractorPlan, reference: Reference,
+    keep_moments: bool = False,
 ) -> list[Evaluation]:
     """Evaluates points whose images and features are in the store.
 
@@ -54,6 +61,7 @@ def evaluate(
         seeds: which images of each; their number is the n of the distance.
         plan: the extractor whose features are read.
         reference: of the same extractor.
+        keep_moments: the moments of each point are kept, so that its features need not be.
 
     Raises:
         StoreError: the store has the features of fewer images than are asked for.
@@ -65,7 +73,7 @@ def evaluate(
     protocol = EvaluationProtocol.here(
         plan.distance_name, plan.digest, seeds.count, seeds.first, reference.digest, reference.count
     )
-    return [_evaluate(store, result, seeds, plan, reference, protocol) for result in results]
+    return [_evaluate(store, result, seeds, plan, reference, protocol, keep_moments) for result in results]
 
 
 def ranked(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
@@ -92,27 +100,47 @@ def check_shape(reference: Reference, snapshot: Snapshot) -> None:
 
 def _evaluate(
     store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan, reference: Reference,
-    protocol: EvaluationProtocol,
+    protocol: EvaluationProtocol, keep_moments: bool,
 ) -> Evaluation:  # fmt: skip
     check_shape(reference, result.snapshot)
+    moments, recognised = _kept(store, result, seeds, plan) or _measured(store, result, seeds, plan, keep_moments)
+    gaussian = moments.gaussian()
+    if gaussian.num_features != reference.gaussian.num_features:
+        sizes = f"{reference.gaussian.num_features} features, {plan.distance_name} has {gaussian.num_features}"
+        raise SettingsError(reference.title, f"is no reference for this extractor: it is of {sizes}")
+    distance = frechet_distance(gaussian, reference.gaussian)
+    name, images = result.point.name, result.samples_digest
+    return Evaluation(name, images, distance.value, distance.rank_deficient, recognised, protocol)
+
+
+def _kept(
+    store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan
+) -> tuple[Moments, float | None] | None:  # fmt: skip
+    """The moments and the accuracy, where they were kept from before."""
+    found = read_moments(store, result.samples_digest, plan.digest, seeds.first, seeds.count)
+    return None if found is None else (Moments.from_bytes(found.data), found.meta["accuracy"])
+
+
+def _measured(
+    store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan, keep: bool
+) -> tuple[Moments, float | None]:
+    """The same from the features, and kept if asked for."""
     _check_there(store, result, seeds, plan)
     logits: list[torch.Tensor] = []
 
-    def moments() -> Iterator[Moments]:  # one at a time: those of 2,048 features are 32 MB
+    def parts() -> Iterator[Moments]:  # one at a time: those of 2,048 features are 32 MB
         for index, part in spans(seeds.first, seeds.count, result.chunk_size):
             found = read_chunk_features(store, result.samples_digest, plan.digest, index)
             if found.logits is not None:
                 logits.append(torch.from_numpy(found.logits[part]))
             yield Moments.of(found.features[part])
 
-    gaussian = reduce(add, moments()).gaussian()
-    if gaussian.num_features != reference.gaussian.num_features:
-        sizes = f"{reference.gaussian.num_features} features, {plan.distance_name} has {gaussian.num_features}"
-        raise SettingsError(reference.title, f"is no reference for this extractor: it is of {sizes}")
-    distance = frechet_distance(gaussian, reference.gaussian)
+    moments = reduce(add, parts())
     recognised = _accuracy(result, seeds, torch.cat(logits)) if logits else None
-    name, images = result.point.name, result.samples_digest
-    return Evaluation(name, images, distance.value, distance.rank_deficient, recognised, protocol)
+    if keep:
+        kept = KeptMoments(moments.to_bytes(), {"accuracy": recognised})
+        commit_moments(store, result.samples_digest, plan.digest, seeds.first, seeds.count, kept)
+    return moments, recognised
 
 
 def _accuracy(result: PointResult, seeds: Seeds, logits: torch.Tensor) -> float | None:

@@ -33,7 +33,7 @@ __all__ = ["Actors", "ExtractorPlan", "Point", "PointResult", "Seeds", "find_set
 def generate(
     store: Store, points: Sequence[Point], seeds: Seeds, execution: Execution, actors: Actors,
     extractors: Sequence[ExtractorPlan] = (), namespace: str = "", progress: bool = True,
-    on_point: OnPoint | None = None, image_format: ImageFormat = "png",
+    on_point: OnPoint | None = None, image_format: ImageFormat = "png", pictures: int | None = None,
 ) -> list[PointResult]:  # fmt: skip
     """Makes sure that the samples of all points, and their features, are in the store.
 
@@ -44,6 +44,8 @@ def generate(
         progress: show a bar.
         on_point: called in this process as soon as a point is complete, while others are still at work.
         image_format: how images are kept; it is not part of what they are.
+        pictures: of so many of the first seeds the images must be there, of all by default; of the others it is enough
+            that their features are, where images were given up to free space.
 
     Returns:
         One result a point, in their order.
@@ -56,7 +58,7 @@ def generate(
     settings = find_settings(store, points, execution, placement, namespace)
     store.check_writable()
     run = Run(points, settings, seeds, on_point)
-    run.take_stock(store, [plan.digest for plan in extractors])
+    run.take_stock(store, [plan.digest for plan in extractors], pictures)
     if run.tasks:
         _check_weights(store, run.tasks)
         memory = actors.denoiser_memory_gb

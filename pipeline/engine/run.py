@@ -60,11 +60,12 @@ class Run:
         self._results: dict[int, PointResult] = {}
         self._errors: dict[str, SigmasweepError] = {}
 
-    def take_stock(self, store: Store, extractors: Sequence[str]) -> None:
+    def take_stock(self, store: Store, extractors: Sequence[str], pictures: int | None) -> None:
         """Finds what is there; points that are complete are told of at once."""
         for _, setting in self._points:
             if setting.digest not in self._progress:
-                found = take_stock(store, setting, (self._seeds.first, self._seeds.count), extractors, say)
+                asked = (self._seeds.first, self._seeds.count)
+                found = take_stock(store, setting, asked, extractors, say, pictures)
                 self._progress[setting.digest] = found
                 self._generated[setting.digest] = 0
                 self._tell(setting.digest)
