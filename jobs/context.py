@@ -4,15 +4,27 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.config.settings import GenerateSettings, Job, MetricSettings, OptimizeGridJob, PointSettings, SeedSettings
+from pipeline.config.settings import (
+    BenchmarkSettings,
+    EvaluateJob,
+    GenerateSettings,
+    Job,
+    MetricSettings,
+    OptimizeGridJob,
+    PointSettings,
+    SeedSettings,
+)
 from pipeline.data.store import Store
 from pipeline.diffusion.timesteps import AdaptiveSteps
+from pipeline.engine.forecast import forecast, forecast_timing
 from pipeline.engine.generation import Actors, Point, Seeds, find_settings
 from pipeline.engine.measures import Measure, build_measures, needs_dataset, trained_on
-from pipeline.engine.placement import place
-from pipeline.engine.timing import seconds_per_evaluation
+from pipeline.engine.paces import Conditions
+from pipeline.engine.placement import Placement, expected_workers, place
+from pipeline.engine.work import Setting
 from pipeline.tracking.links import default_spool, default_tracking_uri
 from pipeline.tracking.mlflow_reporter import MlflowReporter
+from pipeline.training.progress import duration
 
 
 def open_store(job: Job) -> Store:
@@ -83,18 +95,33 @@ def cost(store: Store, settings: GenerateSettings) -> list[str]:
         UserError: a checkpoint is not there, or a sampler or labels do not go with its network.
     """
     points, count = engine_points(settings), settings.seeds.count
-    found = find_settings(store, points, settings.execution, place(settings.execution, engine_actors(settings)))
+    placement = place(settings.execution, engine_actors(settings))
+    found = find_settings(store, points, settings.execution, placement)
     counted = [(item, item.count_nfe()) for item in found]
     evaluations = [(item, count * nfe) for item, nfe in counted if nfe is not None]
     told = [f"{sum(number for _, number in evaluations):,} network evaluations at most"] if evaluations else []
     if varying := len(found) - len(evaluations):
         told.append(f"{varying} with adaptive steps, whose number varies")
-    lines = [f"{len(points)} settings x {count:,} images: {'; '.join(told)}"]
-    rates = [(seconds_per_evaluation(store, item), number) for item, number in evaluations]
-    seconds = [rate * number for rate, number in rates if rate is not None]
-    if len(seconds) == len(found):
-        lines.append(f"about {sum(seconds) / 60:,.1f} minutes of one actor, by earlier timings of this network")
-    return lines
+    return [f"{len(points)} settings x {count:,} images: {'; '.join(told)}", _time(store, settings, found, placement)]
+
+
+def _time(store: Store, settings: GenerateSettings, found: list[Setting], placement: Placement) -> str:
+    """How long it will take, or why nobody knows. What `reuse: none` computes anew is all of it."""
+    workers = expected_workers(settings.execution, engine_actors(settings), placement)
+    metrics = settings.metrics.extractors if isinstance(settings, EvaluateJob | BenchmarkSettings) else ()
+    conditions = Conditions(placement.family, placement.name, workers, metrics)
+    images = forecast(store, found, engine_seeds(settings.seeds), conditions, anew=settings.reuse == "none")
+    if images.seconds is None:
+        return f"no time can be told: {images.source}"
+    if not images.chunks:
+        return f"no time for images: {images.source}"
+    timing = settings.timing if isinstance(settings, BenchmarkSettings) else None
+    timed = 0.0 if timing is None else forecast_timing(store, found, timing.images, timing.repeats, conditions)
+    adaptive = ", if images of adaptive steps take 50 evaluations" if any(s.count_nfe() is None for s in found) else ""
+    return (
+        f"about {duration(images.seconds + (timed or 0.0))} for {images.chunks:,} chunks on {images.workers} actors, by "
+        f"{images.source}{adaptive}"
+    )
 
 
 def point_of(name: str, settings: PointSettings) -> Point:

@@ -34,7 +34,7 @@ def main(settings: EvaluateJob) -> None:
             points = _on_the_best(store, settings, points, measures[0])
         result = benchmark(
             store, settings.name, points, seeds, measures, settings.execution, engine_actors(settings), reporter,
-            namespace=namespace(settings),
+            namespace=namespace(settings), keep=settings.keep,
         )  # fmt: skip
     print(f"\n{result.table()}\n")
     if settings.reference_out:

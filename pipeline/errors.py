@@ -6,6 +6,7 @@
     │   ├── DataError            a data set or its source:      where = the file
     │   ├── CheckpointError      a checkpoint or a reference:   where = the checkpoint
     │   └── StoreError           the store or what lies in it:  where = the key or address
+    │       └── ImagesNotKeptError  a chunk whose images were given up to free space
     └── RunFailedError            the work itself failed; a job prints one sentence and exits with 1
 
 Every error is (where, problem): both go to `Exception.__init__`, and the words into `__str__`, so that
@@ -54,6 +55,10 @@ class CheckpointError(UserError):
 
 class StoreError(UserError):
     """The store cannot be read or written, or holds something damaged."""
+
+
+class ImagesNotKeptError(StoreError):
+    """A chunk is whole but for its images, which somebody did not want to keep."""
 
 
 class RunFailedError(SigmasweepError):

@@ -20,6 +20,7 @@ from pipeline.config.settings import (
     Job,
     OptimizeGridJob,
     PrepareJob,
+    PruneJob,
     StudyJob,
     TrainJob,
 )
@@ -63,7 +64,7 @@ there. Where the parts come from and what they cost: [catalogue.md](catalogue.md
 """
 JOBS: tuple[type[Job], ...] = (
     PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, StudyJob, ImportCheckpointJob, ExportCheckpointJob,
-    OptimizeGridJob,
+    OptimizeGridJob, PruneJob,
 )  # fmt: skip
 
 

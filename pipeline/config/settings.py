@@ -243,6 +243,9 @@ class GenerateJob(Job, GenerateSettings):
     export: str | None = None
 
 
+Keep = Literal["images", "features", "moments"]
+
+
 class MetricSettings(Frozen):
     """What images are measured with, and against what.
 
@@ -267,12 +270,15 @@ class EvaluateJob(Job, GenerateSettings):
         select: choose the best of a training's snapshots and weights by these seeds, which must be others than those
             reported; the first point's sampler is used. Empty: no selection.
         reference_out: write the reference's `mu` and `sigma` as npz.
+        keep: what stays in the store when all is measured: the images, or of most of them the features alone, or only
+            the moments of these. The first 64 images of each point stay. What is given up can be computed again.
     """
 
     name: str = Field(default="evaluation", min_length=1)
     metrics: MetricSettings
     select: SeedSettings | None = None
     reference_out: str | None = None
+    keep: Keep = "images"
 
 
 class TimingSettings(Frozen):
@@ -286,6 +292,8 @@ class BenchmarkSettings(GenerateSettings):
     """A grid of settings, measured and timed.
 
     Args:
+        keep: what stays in the store when all is measured: the images, or of most of them the features alone, or only
+            the moments of these. The first 64 images of each point stay. What is given up can be computed again.
         published: what was reported of such a benchmark, if anything was; a tag of its run.
     """
 
@@ -293,6 +301,7 @@ class BenchmarkSettings(GenerateSettings):
     metrics: MetricSettings
     timing: TimingSettings | None = TimingSettings()
     picture_seeds: int = Field(default=16, ge=1, le=64)
+    keep: Keep = "images"
     published: Published | None = None
 
 
@@ -333,6 +342,25 @@ class OptimizeGridJob(Job, PointSettings):
             if not 1 <= number <= most:
                 raise ValueError(f"num_steps: must be between 1 and the fine grid's {most} (got {number})")
         return self
+
+
+class PruneJob(Job):
+    """`jobs.prune`: frees space; `--dry-run` says what would go.
+
+    Args:
+        older_than_hours: what is younger is left alone: a job that is running may still commit it.
+        damaged: what was set aside as damaged goes too.
+        snapshots: so many of the last snapshots of each training stay, and all that samples, or rebuilt weights, are
+            made of. Empty: all stay.
+        keep: of samples: the images, or the features alone where there are any, or only moments where there are any.
+        pictures: the images of so many of the first seeds stay in any case.
+    """
+
+    older_than_hours: float = Field(default=24, ge=1)
+    damaged: bool = True
+    snapshots: int | None = Field(default=None, ge=1)
+    keep: Keep = "images"
+    pictures: int = Field(default=64, ge=0)
 
 
 class StudyBenchmark(BenchmarkSettings):
@@ -391,4 +419,5 @@ AnyJob = (
     | StudyJob
     | ImportCheckpointJob
     | ExportCheckpointJob
+    | PruneJob
 )

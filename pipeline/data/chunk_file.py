@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.digests import DIGEST_LENGTH, canonical
-from pipeline.errors import StoreError
+from pipeline.errors import ImagesNotKeptError, StoreError
 
 FORMAT = 1
 ImageFormat = Literal["png", "raw"]
+Encoding = Literal["png", "raw", "none"]  # none: the images were not kept
 _METADATA = b"sigmasweep"
 _PNG_LEVEL = 6  # of compression; less is larger and, on images this small, no faster
 
@@ -60,7 +61,7 @@ class Chunk:
         return content.hexdigest()[:DIGEST_LENGTH]
 
 
-def encode(chunk: Chunk, digest: str, key: Mapping[str, Any], image_format: ImageFormat) -> bytes:
+def encode(chunk: Chunk, digest: str, key: Mapping[str, Any], image_format: Encoding) -> bytes:
     """The Parquet file of a chunk of the setting `key`, whose name is `digest`."""
     about = {
         "format": FORMAT,
@@ -70,7 +71,9 @@ def encode(chunk: Chunk, digest: str, key: Mapping[str, Any], image_format: Imag
         "shape": chunk.images.shape[1:],
         "encoding": image_format,
     }
-    columns = {"seed": chunk.seeds, "label": chunk.labels, "nfe": chunk.nfe, "image": _column(chunk, image_format)}
+    columns: dict[str, Any] = {"seed": chunk.seeds, "label": chunk.labels, "nfe": chunk.nfe}
+    if image_format != "none":
+        columns["image"] = _column(chunk, image_format)
     table = pa.table(columns).replace_schema_metadata({_METADATA: canonical(about)})
     stream = io.BytesIO()
     pq.write_table(table, stream, compression="none" if image_format == "png" else "zstd", use_dictionary=False)
@@ -81,11 +84,14 @@ def decode(data: bytes, index: int, where: str) -> Chunk:
     """The chunk in a Parquet file.
 
     Raises:
+        ImagesNotKeptError: it is whole, without images.
         StoreError: it is none of ours, is damaged, or is another chunk than `index`.
     """
     try:
         table = pq.read_table(pa.BufferReader(data))
         about = _about(table.schema)
+        if about["encoding"] == "none":
+            raise ImagesNotKeptError(where, "its images were not kept, to free space")
         seeds, labels, nfe = (_integers(table, name) for name in ("seed", "label", "nfe"))
         images = _images(table.column("image"), tuple(about["shape"]), about["encoding"])
     except _DAMAGE as error:

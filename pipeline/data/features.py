@@ -3,7 +3,8 @@
 A file is safetensors: `features`, float32 (C, d), and `logits`, float32 (C, k), where the extractor knows the classes.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -16,6 +17,7 @@ from pipeline.errors import StoreError
 
 ROOT = "features"
 _BLOB = "features.safetensors"
+_MOMENTS = "moments.safetensors"
 
 
 class StoredFeatures(NamedTuple):
@@ -43,6 +45,40 @@ def commit_features(
     meta = {"content": content, "count": len(features.features), "num_features": features.features.shape[1]}
     key = features_key(samples_digest, extractor_digest, index)
     return store.commit(key, {_BLOB: safetensors.numpy.save(arrays)}, meta)
+
+
+class KeptMoments(NamedTuple):
+    """What was kept instead of features: the bytes of their moments, and what else was learnt of them (JSON)."""
+
+    data: bytes
+    meta: Mapping[str, Any]
+
+
+def moments_key(samples_digest: str, extractor_digest: str, first_seed: int, count: int) -> str:
+    return f"{ROOT}/{samples_digest}/{extractor_digest}/moments-{first_seed}-{count}"
+
+
+def commit_moments(
+    store: Store, samples_digest: str, extractor_digest: str, first_seed: int, count: int, kept: KeptMoments
+) -> None:
+    """Keeps the moments of the features of the seeds [first_seed, first_seed + count)."""
+    meta = {**kept.meta, "first_seed": first_seed, "count": count}
+    store.commit(moments_key(samples_digest, extractor_digest, first_seed, count), {_MOMENTS: kept.data}, meta)
+
+
+def has_moments(store: Store, samples_digest: str, extractor_digest: str, first_seed: int, count: int) -> bool:
+    return read_moments(store, samples_digest, extractor_digest, first_seed, count) is not None
+
+
+def read_moments(
+    store: Store, samples_digest: str, extractor_digest: str, first_seed: int, count: int
+) -> KeptMoments | None:
+    """The verified moments of exactly these seeds; None where there are none, or they are damaged."""
+    try:
+        manifest = store.find(moments_key(samples_digest, extractor_digest, first_seed, count))
+        return None if manifest is None else KeptMoments(store.blob(manifest, _MOMENTS), manifest.meta)
+    except StoreError:
+        return None
 
 
 def committed_features(store: Store, samples_digest: str, extractor_digest: str) -> set[int]:

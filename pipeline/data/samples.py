@@ -25,6 +25,7 @@ ROOT = "samples"
 SAMPLING = 1  # the revision of what no part has: how a chunk is cut into batches, and how states become pixels
 _BLOB = "images.parquet"
 _CHUNK = "chunk-"
+WITHOUT_IMAGES = "none"  # the encoding of a chunk whose images were not kept
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ class Samples(NamedTuple):
     labels: NDArray[np.int64]
     images: NDArray[np.uint8]
     nfe: NDArray[np.int64]
+
+
+class Counts(NamedTuple):
+    """Of a chunk: the evaluations counted for each seed, int64 (C,), and whether its images are there."""
+
+    nfe: NDArray[np.int64]
+    has_images: bool
 
 
 class Network(NamedTuple):
@@ -160,14 +168,38 @@ def read_chunk(store: Store, samples_digest: str, index: int) -> Chunk:
     return chunk
 
 
-def read_nfe(store: Store, samples_digest: str, index: int) -> NDArray[np.int64]:
-    """The evaluations counted for each seed of a chunk, int64 (C,). The file's bytes are verified on the way.
+def read_counts(store: Store, samples_digest: str, index: int) -> Counts:
+    """What was counted of a chunk. The file's bytes are verified on the way.
 
     Raises:
         StoreError: the chunk is not there, or is damaged.
     """
     manifest = store.manifest(chunk_key(samples_digest, index))
-    return decode_nfe(store.blob(manifest, _BLOB), manifest.key)
+    nfe = decode_nfe(store.blob(manifest, _BLOB), manifest.key)
+    return Counts(nfe, manifest.meta.get("encoding") != WITHOUT_IMAGES)
+
+
+def read_nfe(store: Store, samples_digest: str, index: int) -> NDArray[np.int64]:
+    """The evaluations counted for each seed of a chunk, int64 (C,), as `read_counts` has them."""
+    return read_counts(store, samples_digest, index).nfe
+
+
+def give_up_images(store: Store, samples_digest: str, index: int) -> int:
+    """Writes a chunk again without its images; seeds, labels, evaluations and the content digest stay.
+
+    Returns:
+        The bytes that are free again.
+
+    Raises:
+        StoreError: it is not there or is damaged.
+    """
+    before = store.manifest(chunk_key(samples_digest, index))
+    if before.meta.get("encoding") == WITHOUT_IMAGES:
+        return 0
+    data = encode(read_chunk(store, samples_digest, index), samples_digest, read_setting(store, samples_digest), "none")
+    store.commit(before.key, {_BLOB: data}, {**before.meta, "encoding": WITHOUT_IMAGES})
+    store.discard(before)
+    return before.blobs[_BLOB].size - len(data)
 
 
 def committed_chunks(store: Store, samples_digest: str) -> set[int]:

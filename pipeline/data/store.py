@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.fs as pafs
 
@@ -29,6 +29,14 @@ Fence = Callable[[], None]  # raises where this process must not write any more
 
 def unfenced() -> None:
     """The fence of what nobody else can be at."""
+
+
+class File(NamedTuple):
+    """A file as a listing knows it: its key, its size in bytes, and when it was written, in seconds since 1970."""
+
+    key: str
+    size: int
+    modified: float
 
 
 class Store:
@@ -91,6 +99,14 @@ class Store:
             found = [info.path for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
         start = len(self._root.rstrip("/")) + 1
         return sorted(path[start:] for path in found if not PurePosixPath(path).name.startswith("."))
+
+    def files(self, prefix: str) -> list[File]:
+        """All files under a folder, sorted, those that are being written or were left so too, by one listing."""
+        with self._errors(prefix):
+            selector = pafs.FileSelector(self._path(prefix), recursive=True, allow_not_found=True)
+            found = [info for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
+        start = len(self._root.rstrip("/")) + 1
+        return sorted(File(info.path[start:], info.size or 0, (info.mtime_ns or 0) / 1e9) for info in found)
 
     # -- commits -------------------------------------------------------------------------------------------------
 
@@ -199,6 +215,10 @@ class Store:
     def remove(self, manifest: Manifest) -> None:
         """Undoes a commit: the manifest first, then its blobs."""
         self.delete(f"{manifest.key}.json")
+        self._discard(manifest.blobs.values())
+
+    def discard(self, manifest: Manifest) -> None:
+        """Deletes the blobs of a commit that another one has taken the place of."""
         self._discard(manifest.blobs.values())
 
     def check_writable(self) -> None:

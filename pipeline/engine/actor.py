@@ -1,9 +1,14 @@
-"""Who does the work: it generates a chunk, commits its images, then its features. Doing a task twice is harmless."""
+"""Who does the work: it generates a chunk, commits its images, then its features. Doing a task twice is harmless.
+
+An actor has a thread for its device, and one for each task that it was handed: while a chunk is encoded, hashed and
+written, the device is at the next one already. What is computed does not depend on it.
+"""
 
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +26,23 @@ from pipeline.diffusion.sampling import sample
 from pipeline.digests import sha256
 from pipeline.engine.devices import as_dtype, device_name, family, fixed_arithmetic
 from pipeline.engine.work import Done, ExtractorPlan, Setting, Task, WorkerSettings
-from pipeline.errors import CheckpointError, RunFailedError, SettingsError, StoreError
+from pipeline.errors import CheckpointError, ImagesNotKeptError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors import Extractor, ImageShape
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import Snapshot, build_denoiser, read_weights
 
 Fetch = Callable[[Snapshot], bytes]  # the safetensors bytes of a snapshot's weights
+Submit = Callable[..., Future[Any]]  # as that of an executor: a call becomes a future
+
+
+def at_once(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Calls a function here and now; what it gave or raised is in the future."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(function(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 class Denoisers:
@@ -88,20 +104,25 @@ class ChunkWorker:
         self._denoisers = Denoisers(settings)
         self._extractors: dict[tuple[int, ImageShape], Extractor] = {}
 
-    def work(self, task: Task, fetch: Fetch | None = None) -> Done:
+    def work(self, task: Task, fetch: Fetch | None = None, submit: Submit = at_once) -> Done:
         """Commits what is missing of a chunk: images first, then features.
+
+        Args:
+            submit: to the thread that owns the device, and computes there; all else is done in this one.
 
         Raises:
             RunFailedError: an image is not finite.
             SigmasweepError: the weights, the extractor or the store cannot be used.
         """
-        extractors = [(plan, self._extractor(plan, task.setting)) for plan in task.extract]  # their errors come first
-        chunk, damaged = self._stored(task)
-        if chunk is None:
-            chunk = self._generated(task.setting, task.index, fetch or self._fetch)
+        stored, damaged = self._stored(task)
+        made: Future[Chunk] = Future()
+        features = submit(self._compute, task, stored, fetch or self._fetch, made)
+        chunk = made.result()
+        if stored is None:
             commit_chunk(self._settings.store, task.setting.key, chunk, self._settings.image_format)
-        for plan, extractor in extractors:
-            self._extract(task, chunk, self._plans[plan].digest, extractor)
+        for plan, found in features.result():
+            name, digest = task.setting.digest, self._plans[plan].digest
+            commit_features(self._settings.store, name, digest, task.index, found, chunk.content_digest)
         return Done(chunk.nfe, damaged)
 
     def seconds(self, setting: Setting, batch_size: int, repeats: int, fetch: Fetch | None = None) -> list[float]:
@@ -146,9 +167,24 @@ class ChunkWorker:
             if task.generate and store.find(name) is None:
                 return None, ""
             return read_chunk(store, task.setting.digest, task.index), ""
+        except ImagesNotKeptError:
+            return None, ""
         except StoreError as error:
             set_aside(self._settings.store, name)
             return None, str(error)
+
+    def _compute(
+        self, task: Task, stored: Chunk | None, fetch: Fetch, made: Future[Chunk]
+    ) -> list[tuple[int, StoredFeatures]]:
+        """All that needs the device. The images are told of as soon as they are there, before their features."""
+        try:
+            extractors = [(plan, self._extractor(plan, task.setting)) for plan in task.extract]  # may be refused
+            chunk = stored or self._generated(task.setting, task.index, fetch)
+        except BaseException as error:
+            made.set_exception(error)
+            raise
+        made.set_result(chunk)
+        return [(plan, self._features(task, chunk, plan, extractor)) for plan, extractor in extractors]
 
     def _generated(self, setting: Setting, index: int, fetch: Fetch) -> Chunk:
         execution = self._settings.execution
@@ -202,16 +238,16 @@ class ChunkWorker:
             self._extractors[plan, shape] = self._plans[plan].build(shape, self._settings.device)
         return self._extractors[plan, shape]
 
-    def _extract(self, task: Task, chunk: Chunk, digest: str, extractor: Extractor) -> None:
+    def _features(self, task: Task, chunk: Chunk, plan: int, extractor: Extractor) -> StoredFeatures:
         """In the batches of the images, so that features do not depend on when they are taken."""
         batches = torch.split(torch.from_numpy(chunk.images), self._settings.execution.batch_size)
         found = [extractor(batch) for batch in batches]
         features = torch.cat([part.features for part in found]).float().cpu().numpy()
         logits = [part.logits for part in found if part.logits is not None]
-        stored = StoredFeatures(features, torch.cat(logits).float().cpu().numpy() if logits else None)
         if not np.isfinite(features).all():
+            digest = self._plans[plan].digest
             raise RunFailedError(str(task), f"the features of extractor {digest[:8]} are not finite")
-        commit_features(self._settings.store, task.setting.digest, digest, task.index, stored, chunk.content_digest)
+        return StoredFeatures(features, torch.cat(logits).float().cpu().numpy() if logits else None)
 
 
 def set_aside(store: Any, key: str) -> None:
@@ -229,13 +265,16 @@ class Hello:
 
 
 class Actor:
-    """A `ChunkWorker` as a Ray actor. Weights come as object references by their sha256, so that they are fetched only
-    when the worker does not hold the network."""
+    """A `ChunkWorker` as a Ray actor, for as many tasks at once as are in flight; the device is one thread's, and does
+    them in turn. Weights come as object references by their sha256, so that they are fetched only when the worker does
+    not hold the network."""
 
     def __init__(self, settings: WorkerSettings, plans: Sequence[ExtractorPlan]) -> None:
         self._settings = settings
         self._arithmetic = ExitStack()
         self._arithmetic.enter_context(fixed_arithmetic(settings.execution.threads))
+        threads = settings.execution.threads  # torch counts them for each thread that calls it
+        self._device = ThreadPoolExecutor(1, "device", initializer=torch.set_num_threads, initargs=(threads,))
         self._worker = ChunkWorker(settings, plans)
 
     def hello(self) -> Hello:
@@ -249,13 +288,13 @@ class Actor:
         return Hello(os.getpid(), device_name(device))
 
     def work(self, task: Task, weights: Mapping[str, Any]) -> Done:
-        return self._worker.work(task, _fetch(weights))
+        return self._worker.work(task, _fetch(weights), self._device.submit)
 
     def seconds(self, setting: Setting, batch_size: int, repeats: int, weights: Mapping[str, Any]) -> list[float]:
-        return self._worker.seconds(setting, batch_size, repeats, _fetch(weights))
+        return self._device.submit(self._worker.seconds, setting, batch_size, repeats, _fetch(weights)).result()
 
     def step_costs(self, setting: Setting, first_seed: int, count: int, weights: Mapping[str, Any]) -> StepCosts:
-        return self._worker.step_costs(setting, first_seed, count, _fetch(weights))
+        return self._device.submit(self._worker.step_costs, setting, first_seed, count, _fetch(weights)).result()
 
 
 def _fetch(weights: Mapping[str, Any]) -> Fetch | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.settings import TimingSettings
+from pipeline.config.settings import Keep, TimingSettings
 from pipeline.data.pictures import comparison_picture, image_grid
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
@@ -20,6 +20,7 @@ from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
 from pipeline.engine.generation import PointResult, Seeds, generate
 from pipeline.engine.measures import Measure
 from pipeline.engine.pareto import pareto_front
+from pipeline.engine.retention import retain
 from pipeline.engine.table import Row, benchmark_table, by_cost, rows_csv, rows_json
 from pipeline.engine.timing import Timing, time_points
 from pipeline.engine.work import Actors, Point
@@ -28,6 +29,7 @@ from pipeline.reporting import Reporter, Run
 from pipeline.training.snapshot import Snapshot, find_snapshot
 
 GRID_COLUMNS = 8  # of the picture of one setting
+MOST_PICTURES = 64  # images of the first seeds that stay, whatever is kept of the others
 FID = "FID"  # what the distance of the published protocol is called
 
 
@@ -67,7 +69,7 @@ class BenchmarkResult:
 def benchmark(
     store: Store, name: str, points: Sequence[Point], seeds: Seeds, measures: Sequence[Measure], execution: Execution,
     actors: Actors, reporter: Reporter, timing: TimingSettings | None = None, picture_seeds: int = 16,
-    namespace: str = "", progress: bool = True,
+    namespace: str = "", progress: bool = True, keep: Keep = "images",
 ) -> BenchmarkResult:  # fmt: skip
     """Generates, evaluates and times every point, and reports each as one run as soon as it is known.
 
@@ -83,20 +85,25 @@ def benchmark(
         timing: how long to time each setting; without, no seconds are told.
         picture_seeds: how many of the first seeds are shown.
         namespace: samples are kept apart from those of other namespaces.
+        keep: what stays of the samples when all is told.
 
     Raises:
         UserError: something asked for cannot be done; said before anything is generated, wherever that is possible.
     """
     _check(store, points, measures)
-    teller = _Teller(store, name, seeds, measures, execution, reporter, min(picture_seeds, seeds.count))
+    pictures = min(picture_seeds, seeds.count)
+    teller = _Teller(store, name, seeds, measures, execution, reporter, pictures, keep == "moments")
     plans = [measure.plan for measure in measures]
-    results = generate(store, points, seeds, execution, actors, plans, namespace, progress, teller.tell)
+    results = generate(
+        store, points, seeds, execution, actors, plans, namespace, progress, teller.tell, pictures=pictures
+    )
     timings: list[Timing] | list[None] = [None] * len(points)
     if timing is not None:
         timings = time_points(store, points, execution, actors, timing.images, timing.repeats, progress=progress)
     rows = teller.rows(results, timings)
     for row, result, measured in zip(rows, results, timings, strict=True):
         teller.tell_cost(row, result, measured)
+    retain(store, [result.samples_digest for result in results], keep, seeds.first, MOST_PICTURES)
     return BenchmarkResult(
         name=name,
         rows=tuple(by_cost(rows)),
@@ -119,13 +126,15 @@ class _Teller:
     execution: Execution
     reporter: Reporter
     picture_seeds: int
+    keep_moments: bool = False
     evaluations: dict[str, tuple[Evaluation, ...]] = field(default_factory=dict)
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def tell(self, result: PointResult) -> None:
         """One point whose images and features are in the store."""
         found = tuple(
-            evaluate(self.store, [result], self.seeds, measure.plan, measure.reference)[0] for measure in self.measures
+            evaluate(self.store, [result], self.seeds, measure.plan, measure.reference, self.keep_moments)[0]
+            for measure in self.measures
         )
         images = read_samples(self.store, result.samples_digest, self.seeds.first, self.picture_seeds).images
         self.evaluations[result.point.name], self.images[result.point.name] = found, images

@@ -11,27 +11,34 @@ OnDone = Callable[[Task, Done], None]
 OnFailed = Callable[[Task, SigmasweepError], None]
 
 
-def drive(policy: Policy[Task], fleet: Fleet, on_done: OnDone, on_failed: OnFailed) -> None:
+def drive(
+    policy: Policy[Task], fleet: Fleet, on_done: OnDone, on_failed: OnFailed,
+    on_joined: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Works until nothing is left. A setting of which a chunk fails for good is left alone; the others go on.
 
     Args:
         on_done: told of every finished task.
         on_failed: told of every task that failed for good; what it raises ends the run.
+        on_joined: told of every worker that is ready.
 
     Raises:
         SigmasweepError: there are no workers any more.
     """
-    Driver(policy, fleet, on_done, on_failed).run()
+    Driver(policy, fleet, on_done, on_failed, on_joined).run()
 
 
 class Driver:
     """The state of `drive`."""
 
-    def __init__(self, policy: Policy[Task], fleet: Fleet, on_done: OnDone, on_failed: OnFailed) -> None:
+    def __init__(
+        self, policy: Policy[Task], fleet: Fleet, on_done: OnDone, on_failed: OnFailed, on_joined: Callable[[], None]
+    ) -> None:
         self._policy = policy
         self._fleet = fleet
         self._on_done = on_done
         self._on_failed = on_failed
+        self._on_joined = on_joined
         self._failed: set[Setting] = set()
 
     def run(self) -> None:
@@ -42,6 +49,7 @@ class Driver:
                 match event:
                     case Joined(worker):
                         self._policy.join(worker)
+                        self._on_joined()
                     case Finished(worker, task, done):
                         self._policy.done(worker, task)
                         self._on_done(task, done)

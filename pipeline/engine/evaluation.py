@@ -1,14 +1,21 @@
 """Numbers for generated images, from the features that lie in the store beside them. Nothing is generated here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from pipeline.data.features import committed_features, read_chunk_features
+from pipeline.data.features import (
+    KeptMoments,
+    commit_moments,
+    committed_features,
+    read_chunk_features,
+    read_moments,
+)
 from pipeline.data.samples import spans
 from pipeline.data.store import Store
 from pipeline.engine.generation import PointResult, Seeds
@@ -17,7 +24,7 @@ from pipeline.engine.work import ExtractorPlan
 from pipeline.errors import SettingsError, StoreError
 from pipeline.metrics.accuracy import accuracy
 from pipeline.metrics.frechet import frechet_distance
-from pipeline.metrics.moments import Float64, Gaussian, Moments
+from pipeline.metrics.moments import Gaussian, Moments
 from pipeline.metrics.protocol import EvaluationProtocol
 from pipeline.metrics.uncertainty import Influence, half_width
 from pipeline.training.snapshot import Snapshot
@@ -49,7 +56,12 @@ class Evaluation:
 
 
 def evaluate(
-    store: Store, results: Sequence[PointResult], seeds: Seeds, plan: ExtractorPlan, reference: Reference
+    store: Store,
+    results: Sequence[PointResult],
+    seeds: Seeds,
+    plan: ExtractorPlan,
+    reference: Reference,
+    keep_moments: bool = False,
 ) -> list[Evaluation]:
     """Evaluates points whose images and features are in the store.
 
@@ -59,6 +71,7 @@ def evaluate(
         seeds: which images of each; their number is the n of the distance.
         plan: the extractor whose features are read.
         reference: of the same extractor.
+        keep_moments: the moments of each point are kept, so that its features need not be.
 
     Raises:
         StoreError: the store has the features of fewer images than are asked for.
@@ -70,7 +83,7 @@ def evaluate(
     protocol = EvaluationProtocol.here(
         plan.distance_name, plan.digest, seeds.count, seeds.first, reference.digest, reference.count
     )
-    return [_evaluate(store, result, seeds, plan, reference, protocol) for result in results]
+    return [_evaluate(store, result, seeds, plan, reference, protocol, keep_moments) for result in results]
 
 
 def ranked(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
@@ -97,42 +110,73 @@ def check_shape(reference: Reference, snapshot: Snapshot) -> None:
 
 def _evaluate(
     store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan, reference: Reference,
-    protocol: EvaluationProtocol,
+    protocol: EvaluationProtocol, keep_moments: bool,
 ) -> Evaluation:  # fmt: skip
     check_shape(reference, result.snapshot)
+    kept = _kept(store, result, seeds, plan)
+    found = kept or _measured(store, result, seeds, plan)
+    gaussian = found.moments.gaussian()
+    if gaussian.num_features != reference.gaussian.num_features:
+        sizes = f"{reference.gaussian.num_features} features, {plan.distance_name} has {gaussian.num_features}"
+        raise SettingsError(reference.title, f"is no reference for this extractor: it is of {sizes}")
+    distance = frechet_distance(gaussian, reference.gaussian)
+    width = found.half_widths.get(reference.digest)
+    if width is None and not distance.rank_deficient:
+        width = _half_width(store, result, seeds, plan, reference, gaussian)
+    if keep_moments and kept is None:
+        about = {"accuracy": found.accuracy, "half_widths": {} if width is None else {reference.digest: width}}
+        data = KeptMoments(found.moments.to_bytes(), about)
+        commit_moments(store, result.samples_digest, plan.digest, seeds.first, seeds.count, data)
+    name, images = result.point.name, result.samples_digest
+    return Evaluation(name, images, distance.value, width, distance.rank_deficient, found.accuracy, protocol)
+
+
+class _Found(NamedTuple):
+    """What is known of the images alone; half the interval of their distance by the digest of the reference."""
+
+    moments: Moments
+    accuracy: float | None
+    half_widths: Mapping[str, float]
+
+
+def _kept(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan) -> _Found | None:
+    """Where it was kept from before."""
+    found = read_moments(store, result.samples_digest, plan.digest, seeds.first, seeds.count)
+    if found is None:
+        return None
+    return _Found(Moments.from_bytes(found.data), found.meta["accuracy"], found.meta.get("half_widths", {}))
+
+
+def _measured(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan) -> _Found:
+    """The same from the features."""
     _check_there(store, result, seeds, plan)
     logits: list[torch.Tensor] = []
 
-    def moments() -> Iterator[Moments]:  # one at a time: those of 2,048 features are 32 MB
+    def parts() -> Iterator[Moments]:  # one at a time: those of 2,048 features are 32 MB
         for index, part in spans(seeds.first, seeds.count, result.chunk_size):
             found = read_chunk_features(store, result.samples_digest, plan.digest, index)
             if found.logits is not None:
                 logits.append(torch.from_numpy(found.logits[part]))
             yield Moments.of(found.features[part])
 
-    gaussian = reduce(add, moments()).gaussian()
-    if gaussian.num_features != reference.gaussian.num_features:
-        sizes = f"{reference.gaussian.num_features} features, {plan.distance_name} has {gaussian.num_features}"
-        raise SettingsError(reference.title, f"is no reference for this extractor: it is of {sizes}")
-    distance = frechet_distance(gaussian, reference.gaussian)
-    width = (
-        None if distance.rank_deficient else half_width(_influences(store, result, seeds, plan, reference, gaussian))
-    )
+    moments = reduce(add, parts())
     recognised = _accuracy(result, seeds, torch.cat(logits)) if logits else None
-    name, images = result.point.name, result.samples_digest
-    return Evaluation(name, images, distance.value, width, distance.rank_deficient, recognised, protocol)
+    return _Found(moments, recognised, {})
 
 
-def _influences(
+def _half_width(
     store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan, reference: Reference, gaussian: Gaussian
-) -> Float64:
-    """Of every image on the distance; the features are read again, since all of them may be more than memory holds."""
+) -> float | None:
+    """By the influence of every image; None where their features are not kept. They are read again, since all of them
+    may be more than memory holds."""
+    if _num_there(store, result, seeds, plan) < seeds.count:
+        return None
     influence = Influence.on(gaussian, reference.gaussian)
     parts = [
         influence.of(read_chunk_features(store, result.samples_digest, plan.digest, index).features[part])
         for index, part in spans(seeds.first, seeds.count, result.chunk_size)
     ]
-    return np.concatenate(parts)
+    return half_width(np.concatenate(parts))
 
 
 def _accuracy(result: PointResult, seeds: Seeds, logits: torch.Tensor) -> float | None:
@@ -149,9 +193,7 @@ def _accuracy(result: PointResult, seeds: Seeds, logits: torch.Tensor) -> float 
 
 
 def _check_there(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan) -> None:
-    there = committed_features(store, result.samples_digest, plan.digest)
-    wanted = spans(seeds.first, seeds.count, result.chunk_size)
-    found = sum(part.stop - part.start for index, part in wanted if index in there)
+    found = _num_there(store, result, seeds, plan)
     if found < seeds.count:
         last = seeds.first + seeds.count - 1
         raise StoreError(
@@ -159,3 +201,10 @@ def _check_there(store: Store, result: PointResult, seeds: Seeds, plan: Extracto
             f"{found:,} of the {seeds.count:,} images asked for (seeds {seeds.first}-{last}) are there with features "
             f"of {plan.distance_name}: generate the others first, or ask for fewer",
         )
+
+
+def _num_there(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan) -> int:
+    """How many of the images have their features in the store."""
+    there = committed_features(store, result.samples_digest, plan.digest)
+    wanted = spans(seeds.first, seeds.count, result.chunk_size)
+    return sum(part.stop - part.start for index, part in wanted if index in there)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.cache import Kept, kept
+from pipeline.engine.progress import line
 from pipeline.engine.work import ExtractorPlan
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import Classifier, ExtractorSettings, train_classifier
@@ -76,15 +76,14 @@ def _train(data: Dataset, settings: Classifier, progress: bool) -> Kept:
     images, labels = data.images(everything), data.labels(everything)
     with (
         cpu_threads(CLASSIFIER_THREADS),
-        tqdm(total=settings.epochs, desc=f"classifier of {data.info.name}", unit="epoch", disable=not progress) as bar,
+        line(f"epochs of the classifier of {data.info.name}", settings.epochs, progress) as told,
     ):
 
         def after_epoch(_: int, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            bar.update()
+            told.advance(note=f"loss {loss:.4f}")
 
+        told.begin()
         trained = train_classifier(settings, images, labels, data.info.num_classes, after_epoch, device)
-        bar.set_postfix(accuracy=f"{trained.accuracy:.2%} of {trained.num_validation}")
     meta = {
         "classifier": settings,
         "dataset": {"name": data.info.name, "digest": data.info.digest},

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pipeline.engine.actor import Actor, ChunkWorker
 from pipeline.engine.devices import fixed_arithmetic
+from pipeline.engine.policy import IN_FLIGHT
 from pipeline.engine.session import Resources
 from pipeline.engine.work import Actors, Done, ExtractorPlan, Task, WorkerSettings, weights_names
 from pipeline.errors import RunFailedError, SettingsError, SigmasweepError
@@ -112,18 +113,21 @@ class RayFleet:
         actors: limits.
         count: how many actors.
         say: told one line where somebody should know.
+        actor: the class of the actors; `Actor` by default.
     """
 
     def __init__(
-        self, settings: WorkerSettings, plans: Sequence[ExtractorPlan], actors: Actors, count: int, say: Say
-    ) -> None:
+        self, settings: WorkerSettings, plans: Sequence[ExtractorPlan], actors: Actors, count: int, say: Say,
+        actor: type | None = None,
+    ) -> None:  # fmt: skip
         import ray
 
         gpus = int(settings.device == "cuda")
         # No retries by Ray: what is lost is handed out again by the policy, to whoever is free.
-        self._actor = ray.remote(Actor).options(
-            num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0
-        )
+        self._actor = ray.remote(actor or Actor).options(
+            num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0,
+            max_concurrency=IN_FLIGHT,
+        )  # fmt: skip
         self._shared = ray.put(settings), ray.put(list(plans))
         self._store = settings.store
         self._limit = actors.max_restarts * count
@@ -280,11 +284,12 @@ def local_fleet(settings: WorkerSettings, plans: Sequence[ExtractorPlan]) -> Ite
 
 @contextmanager
 def ray_fleet(
-    settings: WorkerSettings, plans: Sequence[ExtractorPlan], actors: Actors, count: int, say: Say
-) -> Iterator[Fleet]:
+    settings: WorkerSettings, plans: Sequence[ExtractorPlan], actors: Actors, count: int, say: Say,
+    actor: type | None = None,
+) -> Iterator[Fleet]:  # fmt: skip
     """Actors that end with the block. Extractors travel as bytes, once."""
     plans = [replace(plan, weights=plan.data) for plan in plans]
-    fleet = RayFleet(settings, plans, actors, count, say)
+    fleet = RayFleet(settings, plans, actors, count, say, actor)
     try:
         yield fleet
     finally:

@@ -4,11 +4,11 @@ Everything that can be wrong is found before anything is computed. Chunks of all
 workers, so no device waits between points.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from tqdm import tqdm
 
 from pipeline.data.chunk_file import ImageFormat
 from pipeline.data.samples import Execution, commit_setting
@@ -17,10 +17,12 @@ from pipeline.diffusion.timesteps import grid
 from pipeline.engine.driver import drive
 from pipeline.engine.fleet import Fleet, local_fleet, num_actors, ray_fleet
 from pipeline.engine.guides import check_guidance
+from pipeline.engine.paces import Conditions, nfe_of, remember
 from pipeline.engine.placement import Placement, place
 from pipeline.engine.policy import Limits, Policy
-from pipeline.engine.run import OnPoint, PointResult, Run, say
-from pipeline.engine.session import session
+from pipeline.engine.progress import line, say
+from pipeline.engine.run import OnPoint, PointResult, Run
+from pipeline.engine.session import session, started_in
 from pipeline.engine.work import Actors, Done, ExtractorPlan, Point, Seeds, Setting, Task, WorkerSettings, key_of
 from pipeline.errors import CheckpointError, SettingsError
 from pipeline.training.snapshot import CheckpointRef, Snapshot, find_snapshot, read_weights
@@ -31,7 +33,7 @@ __all__ = ["Actors", "ExtractorPlan", "Point", "PointResult", "Seeds", "find_set
 def generate(
     store: Store, points: Sequence[Point], seeds: Seeds, execution: Execution, actors: Actors,
     extractors: Sequence[ExtractorPlan] = (), namespace: str = "", progress: bool = True,
-    on_point: OnPoint | None = None, image_format: ImageFormat = "png",
+    on_point: OnPoint | None = None, image_format: ImageFormat = "png", pictures: int | None = None,
 ) -> list[PointResult]:  # fmt: skip
     """Makes sure that the samples of all points, and their features, are in the store.
 
@@ -42,6 +44,8 @@ def generate(
         progress: show a bar.
         on_point: called in this process as soon as a point is complete, while others are still at work.
         image_format: how images are kept; it is not part of what they are.
+        pictures: of so many of the first seeds the images must be there, of all by default; of the others it is enough
+            that their features are, where images were given up to free space.
 
     Returns:
         One result a point, in their order.
@@ -54,12 +58,12 @@ def generate(
     settings = find_settings(store, points, execution, placement, namespace)
     store.check_writable()
     run = Run(points, settings, seeds, on_point)
-    run.take_stock(store, [plan.digest for plan in extractors])
+    run.take_stock(store, [plan.digest for plan in extractors], pictures)
     if run.tasks:
         _check_weights(store, run.tasks)
         memory = actors.denoiser_memory_gb
         work = WorkerSettings(store, execution, placement.device, placement.family, image_format, memory)
-        _compute(run, work, extractors, actors, progress)
+        _compute(run, work, extractors, actors, progress, placement.name)
     return run.results()
 
 
@@ -114,34 +118,70 @@ def _check_weights(store: Store, tasks: Sequence[Task]) -> None:
 
 
 def _compute(
-    run: Run, work: WorkerSettings, extractors: Sequence[ExtractorPlan], actors: Actors, progress: bool
+    run: Run, work: WorkerSettings, extractors: Sequence[ExtractorPlan], actors: Actors, progress: bool, device: str
 ) -> None:
-    for setting in {task.setting: None for task in run.tasks}:
+    tasks = run.tasks
+    for setting in {task.setting: None for task in tasks}:
         guide = {} if setting.guide is None else {"guide": setting.guide.title}
         commit_setting(work.store, setting.key, name=setting.name, checkpoint=setting.snapshot.title, **guide)
-    size = work.execution.chunk_size
     limits = Limits(raises=actors.max_task_retries + 1, deaths=actors.max_chunk_deaths)
+    policy: Policy[Task] = Policy(tasks, limits, kind=_kind)
+    costs = _costs(tasks)
+    clock = Clock()
     with (
-        tqdm(total=len(run.tasks) * size, desc="images", unit="img", smoothing=0.1, disable=not progress) as bar,
-        _fleet(work, extractors, actors, len(run.tasks)) as fleet,
+        line("images", len(tasks) * work.execution.chunk_size, progress, sum(map(costs.__getitem__, tasks))) as told,
+        _fleet(work, extractors, actors, len(tasks)) as (fleet, count),
     ):
 
+        def on_joined() -> None:
+            clock.stop()
+            told.begin()
+
         def on_done(task: Task, done: Done) -> None:
-            bar.update(size)
+            told.advance(work.execution.chunk_size, costs[task])
             run.done(task, done)
 
-        drive(Policy(run.tasks, limits), fleet, on_done, run.failed)
+        drive(policy, fleet, on_done, run.failed, on_joined)
+    whole = {setting: taken for (setting, generated), taken in policy.taken().items() if generated}
+    conditions = Conditions(work.family, device, count, [plan.settings for plan in extractors])
+    remember(work, conditions, clock.seconds + started_in(), whole)
+
+
+class Clock:
+    """Tells how long it ran until it was first stopped."""
+
+    def __init__(self) -> None:
+        self._start, self._end = time.perf_counter(), None
+
+    def stop(self) -> None:
+        self._end = self._end or time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return (self._end or time.perf_counter()) - self._start
+
+
+def _kind(task: Task) -> tuple[Setting, bool]:
+    """Chunks that take equally long on equal devices: of one setting, and those that need features alone are others."""
+    return task.setting, task.generate
+
+
+def _costs(tasks: Sequence[Task]) -> dict[Task, float]:
+    """Of each task, in evaluations of the network; to take features is about as much as one for each image."""
+    settings = {task.setting: nfe_of(task.setting) for task in tasks}
+    return {task: settings[task.setting] if task.generate else 1.0 for task in tasks}
 
 
 @contextmanager
 def _fleet(
     work: WorkerSettings, extractors: Sequence[ExtractorPlan], actors: Actors, num_tasks: int
-) -> Iterator[Fleet]:
+) -> Iterator[tuple[Fleet, int]]:
+    """The workers, and how many."""
     if actors.num_actors == 0:
         with local_fleet(work, extractors) as fleet:
-            yield fleet
+            yield fleet, 1
         return
     with session() as resources:
         count = min(num_actors(actors, work.execution.threads, work.device, resources), num_tasks)
         with ray_fleet(work, extractors, actors, count, say) as fleet:
-            yield fleet
+            yield fleet, count

@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.features import committed_features, features_key, verify_features
-from pipeline.data.samples import chunk_key, committed_chunks, read_nfe, spans
+from pipeline.data.features import committed_features, features_key, has_moments, verify_features
+from pipeline.data.samples import chunk_key, committed_chunks, read_counts, spans
 from pipeline.data.store import Store
 from pipeline.engine.actor import set_aside
 from pipeline.engine.fleet import Say
@@ -56,8 +56,18 @@ class Progress:
         return self._nfe / max(self._counted, 1)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What is there of a chunk: the evaluations of the seeds asked for, how many these are, and whether images are."""
+
+    evaluations: int
+    seeds: int
+    has_images: bool
+
+
 def take_stock(
-    store: Store, setting: Setting, seeds: tuple[int, int], extractors: Sequence[str], say: Say
+    store: Store, setting: Setting, seeds: tuple[int, int], extractors: Sequence[str], say: Say,
+    pictures: int | None = None,
 ) -> Progress:  # fmt: skip
     """Finds what is there by one listing of the images and one of each extractor's features, and verifies its bytes.
 
@@ -66,7 +76,9 @@ def take_stock(
     Args:
         seeds: the first one, and how many.
         extractors: digests of those whose features are wanted.
-        say: told of what is damaged.
+        say: told of what is damaged, and of images that are computed again because they were not kept.
+        pictures: of so many of the first seeds the images are needed, of the others only what was counted and their
+            features; of all of them by default.
     """
     size = int(setting.key["execution"]["chunk_size"])
     progress = Progress(setting, dict(spans(*seeds, size)))
@@ -74,28 +86,40 @@ def take_stock(
     with ThreadPoolExecutor(_READERS) as readers:
         read = partial(_intact_samples, store, progress, say)
         found = dict(zip(there, readers.map(read, there), strict=True))
-        features = [_intact_features(store, setting.digest, name, progress, say, readers) for name in extractors]
+        features = [_intact_features(store, setting.digest, name, seeds, progress, say, readers) for name in extractors]
+    pictured = set(progress.parts) if pictures is None else {index for index, _ in spans(seeds[0], pictures, size)}
+    not_kept = 0
     for index in progress.parts:
         counted = found.get(index)
         absent = tuple(plan for plan, chunks in enumerate(features) if index not in chunks)
-        if counted is None or absent:
-            progress.tasks.append(Task(setting, index, counted is None, absent))
+        lacks_images = counted is not None and not counted.has_images and bool(absent or index in pictured)
+        not_kept += lacks_images
+        if counted is None or lacks_images or absent:
+            progress.tasks.append(Task(setting, index, counted is None or lacks_images, absent))
         else:
-            progress.count(*counted)
+            progress.count(counted.evaluations, counted.seeds)
+    if not_kept:
+        say(f"{setting.name}: the images of {not_kept} chunks were not kept, and are computed again")
     progress.left = len(progress.tasks)
     return progress
 
 
-def _intact_samples(store: Store, progress: Progress, say: Say, index: int) -> tuple[int, int] | None:
+def _intact_samples(store: Store, progress: Progress, say: Say, index: int) -> Found | None:
     name = progress.setting.digest
-    return _or_set_aside(
-        store, chunk_key(name, index), say, lambda: progress.asked(index, read_nfe(store, name, index))
-    )
+
+    def read() -> Found:
+        nfe, has_images = read_counts(store, name, index)
+        return Found(*progress.asked(index, nfe), has_images)
+
+    return _or_set_aside(store, chunk_key(name, index), say, read)
 
 
 def _intact_features(
-    store: Store, samples_digest: str, extractor: str, progress: Progress, say: Say, readers: ThreadPoolExecutor
-) -> set[int]:
+    store: Store, samples_digest: str, extractor: str, seeds: tuple[int, int], progress: Progress, say: Say,
+    readers: ThreadPoolExecutor,
+) -> set[int]:  # fmt: skip
+    if has_moments(store, samples_digest, extractor, *seeds):
+        return set(progress.parts)  # as good as the features, for exactly these seeds
     there = sorted(committed_features(store, samples_digest, extractor) & set(progress.parts))
 
     def intact(index: int) -> bool:

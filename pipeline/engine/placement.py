@@ -9,6 +9,7 @@ import torch
 
 from pipeline.data.samples import Execution
 from pipeline.engine.devices import Device, device_name, family, local_device
+from pipeline.engine.fleet import num_actors
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors
 from pipeline.errors import SettingsError
@@ -47,6 +48,22 @@ def place(execution: Execution, actors: Actors) -> Placement:
 
         found: Placement = ray.get(ray.remote(num_gpus=1)(_placement).remote(device, execution.precision))
         return found  # of any GPU of the cluster, asked from a process that has none
+
+
+def expected_workers(execution: Execution, actors: Actors, placement: Placement) -> int:
+    """How many workers there will be, as far as can be told without starting anything.
+
+    Raises:
+        SettingsError: the cluster has no room for a single one.
+    """
+    if actors.num_actors is not None:
+        return max(actors.num_actors, 1)  # none is this process
+    if _on_a_cluster():
+        with session() as resources:
+            return num_actors(actors, execution.threads, placement.device, resources)
+    if placement.device == "cuda":
+        return torch.cuda.device_count()
+    return max((os.cpu_count() or 1) // execution.threads, 1)
 
 
 def _on_a_cluster() -> bool:

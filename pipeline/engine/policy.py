@@ -1,19 +1,24 @@
-"""Which chunk goes next to which worker. No Ray, no clock, no I/O: a plain object that a simulation can drive.
+"""Which chunk goes next to which worker. No Ray, no I/O, any clock: a plain object that a simulation can drive.
 
 Every worker has a chunk at work and one waiting behind it, so that it never waits for the driver. A worker stays with
 the checkpoint whose network it holds while chunks of it are left. Towards the end nothing waits behind: the last chunks
-go to whoever is free first. A chunk whose worker was lost, or that raised, goes to somebody else, finitely often.
+go to whoever is free first, but not to a worker so slow that all would wait for it. A chunk whose worker was lost, or
+that raised, goes to somebody else, finitely often.
 
 That a worker is lost says little of the chunk that it was at: processes are killed and nodes taken away. A chunk is
 given up for it only if it loses its workers far more often than the other chunks lose theirs.
 """
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from pipeline.engine.speeds import Speeds
+
 Worker = int
+IN_FLIGHT = 2  # jobs that a worker has at a time: one at work, one behind it
 _NO_CHANCE = 1e-6  # a chunk is at fault if its workers would be lost so often by chance with less than this probability
 
 
@@ -51,9 +56,14 @@ class Policy(Generic[Job]):
         jobs: in the order in which they are wanted; those of one checkpoint are kept together.
         limits: for jobs that fail.
         in_flight: jobs a worker has at a time.
+        kind: what a job has in common with others that take as long; its checkpoint by default.
+        clock: tells the time, in seconds.
     """
 
-    def __init__(self, jobs: Iterable[Job], limits: Limits | None = None, in_flight: int = 2) -> None:
+    def __init__(
+        self, jobs: Iterable[Job], limits: Limits | None = None, in_flight: int = IN_FLIGHT,
+        kind: Callable[[Job], Hashable] | None = None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._waiting: dict[Hashable, deque[Job]] = {}
         for job in jobs:
             self._waiting.setdefault(job.checkpoint, deque()).append(job)
@@ -70,6 +80,11 @@ class Policy(Generic[Job]):
         self._raised: dict[Job, int] = defaultdict(int)
         self._died: dict[Job, int] = defaultdict(int)
         self._deaths = self._num_done = 0  # of all jobs
+        self._kind = kind or (lambda job: job.checkpoint)
+        self._kinds = Counter(self._kind(job) for queue in self._waiting.values() for job in queue)  # of what waits
+        self._clock = clock
+        self._since: dict[Worker, float] = {}  # when a worker began with the first of its jobs
+        self._speeds = Speeds()
 
     @property
     def finished(self) -> bool:
@@ -80,10 +95,15 @@ class Policy(Generic[Job]):
         """Jobs of a checkpoint that are not done."""
         return self._left[checkpoint]
 
+    def taken(self) -> Mapping[Hashable, tuple[float, int]]:
+        """Of each kind, the seconds that its jobs took, added up, and how many were done."""
+        return self._speeds.taken()
+
     def join(self, worker: Worker) -> None:
         """A worker is there, with nothing to do."""
         self._flying[worker] = []
         self._by_load[0][worker] = None
+        self._speeds.join(worker)
 
     def leave(self, worker: Worker, by_chance: bool = False) -> list[Job]:
         """A worker is lost. What it had goes to others.
@@ -98,6 +118,8 @@ class Policy(Generic[Job]):
         jobs = self._flying.pop(worker)
         self._by_load[len(jobs)].pop(worker)
         self._settle(worker, None)
+        self._since.pop(worker, None)
+        self._speeds.leave(worker)
         if by_chance:
             self._give_back(jobs)
             return []
@@ -109,7 +131,7 @@ class Policy(Generic[Job]):
             self._close(job)
         suspects = [job for job in jobs if self._died[job] > 1 and job not in given_up]
         self._suspects.extend(suspects)
-        self._num_waiting += len(suspects)
+        self._count(suspects)
         self._give_back([job for job in jobs if self._died[job] == 1 and job not in given_up])
         return given_up
 
@@ -117,17 +139,24 @@ class Policy(Generic[Job]):
         """What to hand to whom now. Workers with nothing to do come first."""
         handed: list[tuple[Worker, Job]] = []
         for load in range(self._in_flight):
-            hungry = self._by_load[load]
+            hungry, passed_over = self._by_load[load], []
             while hungry and self._may_take(load):
                 worker = next(iter(hungry))
+                if self._speeds.would_delay(worker, load, self._kinds):
+                    passed_over.append(worker)
+                    hungry.pop(worker)
+                    continue
                 job = self._take(worker)
                 self._flying[worker].append(job)
                 self._move(worker, load)
+                self._since.setdefault(worker, self._clock())
                 handed.append((worker, job))
+            hungry.update(dict.fromkeys(passed_over))
         return handed
 
     def done(self, worker: Worker, job: Job) -> None:
         """A worker has finished a job."""
+        self._speeds.took(worker, self._kind(job), self._clock() - self._since[worker])
         self._put_down(worker, job)
         self._num_done += 1
         self._close(job)
@@ -154,12 +183,18 @@ class Policy(Generic[Job]):
             queue.extend(job for job in jobs if not unwanted(job))
             for job in filter(unwanted, jobs):
                 self._num_waiting -= 1
+                self._kinds[self._kind(job)] -= 1
                 self._close(job)
 
     # -- within --------------------------------------------------------------------------------------------------
 
     def _take(self, worker: Worker) -> Job:
         self._num_waiting -= 1
+        job = self._next(worker)
+        self._kinds[self._kind(job)] -= 1
+        return job
+
+    def _next(self, worker: Worker) -> Job:
         if self._again:
             return self._again.popleft()
         checkpoint = self._at.get(worker)
@@ -211,10 +246,17 @@ class Policy(Generic[Job]):
         load = len(self._flying[worker])
         self._flying[worker].remove(job)
         self._move(worker, load)
+        self._since.pop(worker)
+        if self._flying[worker]:
+            self._since[worker] = self._clock()
 
     def _give_back(self, jobs: list[Job]) -> None:
         self._again.extend(jobs)
+        self._count(jobs)
+
+    def _count(self, jobs: list[Job]) -> None:
         self._num_waiting += len(jobs)
+        self._kinds.update(map(self._kind, jobs))
 
     def _close(self, job: Job) -> None:
         self._left[job.checkpoint] -= 1

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.samples import Execution
@@ -17,6 +16,7 @@ from pipeline.engine.cache import Kept, kept
 from pipeline.engine.devices import Device, fixed_arithmetic
 from pipeline.engine.fleet import num_actors, why_lost
 from pipeline.engine.placement import place
+from pipeline.engine.progress import line
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, ExtractorPlan
 from pipeline.errors import DataError, RunFailedError
@@ -127,10 +127,10 @@ def _moments(
     chunks = [range(first, min(first + CHUNK, len(dataset))) for first in range(0, len(dataset), CHUNK)]
     parts = _parts(dataset, plan, execution, actors, chunks)
     total: Moments | None = None
-    with tqdm(total=len(dataset), desc=title, unit="image", disable=not progress) as bar:
+    with line(title, len(dataset), progress) as told:
         for part in parts:
             total = part if total is None else total + part
-            bar.update(part.count)
+            told.advance(part.count)
     if total is None:
         raise DataError(dataset.info.name, "has no images to be a reference")
     return total

@@ -1,13 +1,11 @@
 """One run of generation: how far each point is, and what becomes of it."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from pipeline.data.store import Store
 from pipeline.engine.inventory import Progress, take_stock
+from pipeline.engine.progress import say
 from pipeline.engine.work import Done, Point, Seeds, Setting, Task
 from pipeline.errors import RunFailedError, SigmasweepError, StoreError
 from pipeline.training.snapshot import Snapshot
@@ -38,11 +36,6 @@ class PointResult:
     guide: Snapshot | None = None
 
 
-def say(line: str) -> None:
-    """One line for people, above the bar."""
-    tqdm.write(line, file=sys.stderr)
-
-
 OnPoint = Callable[[PointResult], None]
 
 
@@ -67,11 +60,12 @@ class Run:
         self._results: dict[int, PointResult] = {}
         self._errors: dict[str, SigmasweepError] = {}
 
-    def take_stock(self, store: Store, extractors: Sequence[str]) -> None:
+    def take_stock(self, store: Store, extractors: Sequence[str], pictures: int | None) -> None:
         """Finds what is there; points that are complete are told of at once."""
         for _, setting in self._points:
             if setting.digest not in self._progress:
-                found = take_stock(store, setting, (self._seeds.first, self._seeds.count), extractors, say)
+                asked = (self._seeds.first, self._seeds.count)
+                found = take_stock(store, setting, asked, extractors, say, pictures)
                 self._progress[setting.digest] = found
                 self._generated[setting.digest] = 0
                 self._tell(setting.digest)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_V2_ENABLED": "1",
 }
+_started_in = 0.0
 _OBJECT_STORE_BYTES = 512 * 1024**2  # of a session of our own: weights and chunks in flight, nothing large
 
 
@@ -33,19 +35,32 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
     Args:
         num_cpus: of a session of our own; empty takes the machine's.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     import ray
 
     ours = not ray.is_initialized()
     if ours:
+        global _started_in  # noqa: PLW0603
+        begin = time.perf_counter()
         _connect(num_cpus)
+        _started_in = time.perf_counter() - begin
     try:
         resources = ray.cluster_resources()
         yield Resources(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
     finally:
         if ours:
             ray.shutdown()
+
+
+def started_in() -> float:
+    """Seconds that it took to start or join Ray in this process, the last time."""
+    return _started_in
+
+
+def set_environment() -> None:
+    """What Ray reads when it is imported: to be called before."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _connect(num_cpus: int | None) -> None:
@@ -58,7 +73,8 @@ def _connect(num_cpus: int | None) -> None:
         address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
+        object_store_memory=_started_in = 0.0
+_OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
         log_to_driver=False,  # what workers have to say reaches the driver by `Mailbox` and by exceptions
     )

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from tqdm import tqdm
 
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
@@ -17,6 +16,7 @@ from pipeline.digests import canonical, digest
 from pipeline.engine.generation import find_settings
 from pipeline.engine.one_worker import OneWorker, one_worker
 from pipeline.engine.placement import place
+from pipeline.engine.progress import line
 from pipeline.engine.work import Actors, Point, Setting
 from pipeline.errors import SettingsError, StoreError
 from pipeline.networks import Network
@@ -64,13 +64,25 @@ def time_points(
         raise SettingsError("timing", f"needs at least one image and one repeat (got {images} and {repeats})")
     placement = place(execution, actors)
     settings = find_settings(store, points, execution, placement)
-    found = [None if anew else _find(store, setting, batch_size, repeats, placement.name) for setting in settings]
+    found = [None if anew else find_timing(store, setting, batch_size, repeats, placement.name) for setting in settings]
     if all(found):
         return [timing for timing in found if timing is not None]
     store.check_writable()
     with one_worker(store, execution, actors, placement) as worker:
-        pairs = tqdm(zip(settings, found, strict=True), "timing", len(settings), unit="setting", disable=not progress)
-        return [timing or _measure(store, setting, worker, batch_size, repeats) for setting, timing in pairs]
+        return _measured(store, settings, found, worker, batch_size, repeats, progress)
+
+
+def _measured(
+    store: Store, settings: Sequence[Setting], found: Sequence[Timing | None], worker: OneWorker, batch_size: int,
+    repeats: int, progress: bool,
+) -> list[Timing]:  # fmt: skip
+    timings = []
+    with line("settings timed", len(settings), progress) as told:
+        told.begin()
+        for setting, timing in zip(settings, found, strict=True):
+            timings.append(timing or _measure(store, setting, worker, batch_size, repeats))
+            told.advance()
+    return timings
 
 
 def _measure(store: Store, setting: Setting, worker: OneWorker, batch_size: int, repeats: int) -> Timing:
@@ -129,8 +141,8 @@ def _about(setting: Setting, batch_size: int, repeats: int, device: str) -> dict
     }
 
 
-def _find(store: Store, setting: Setting, batch_size: int, repeats: int, device: str) -> Timing | None:
-    """What cannot be read is measured again."""
+def find_timing(store: Store, setting: Setting, batch_size: int, repeats: int, device: str) -> Timing | None:
+    """A timing that is in the store. What cannot be read is measured again."""
     try:
         manifest = store.find(f"{ROOT}/{digest(_about(setting, batch_size, repeats, device))}")
     except StoreError:

@@ -159,6 +159,10 @@ class Setting:
 
     def count_nfe(self) -> int | None:
         """Network evaluations an image costs, the guide's among them; None where it varies."""
+        return self._nfe
+
+    @cached_property
+    def _nfe(self) -> int | None:
         label = int(self.labels.of(torch.zeros(1, dtype=torch.int64), self.snapshot.model.num_classes)[0])
         return count_nfe(self.sampler, self.levels, label)
 
