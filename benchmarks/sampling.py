@@ -141,7 +141,10 @@ class Product(Loop):
 def fast_paths(device: str, batch: int, threads: int) -> dict[str, Execution]:
     shared: dict[str, Any] = {"batch_size": batch, "chunk_size": batch, "threads": threads}
     if device == "cpu":
-        return {f"{precision} ahead": Execution(precision=precision, compile="ahead", **shared) for precision in ("fp32", "bf16")}
+        return {
+            f"{precision} ahead": Execution(precision=precision, compile="ahead", **shared)
+            for precision in ("fp32", "bf16")
+        }
     paths = [("fp32", "reduce-overhead"), ("bf16", False), ("bf16", "reduce-overhead"), ("fp16", "reduce-overhead")]
     return {
         f"{precision} {compiled or 'eager'}": Execution(precision=precision, compile=compiled, **shared)

@@ -3,10 +3,10 @@
     python benchmarks/training.py [--quick] [--json FILE] [--networks 7.0M,55.7M] [--threads 2]
 
 The plain loop is EDM's loss around the eager float32 network, torch's Adam as it comes and an average of the weights,
-in 20 lines, with as many threads and the same images. The product's are `Trainer.step` with `channels_last` and `compile`,
-in float32 and in bf16. Each runs in its process, all in turn, round after round (`lanes.py`). Then a worker of one
-thread alone against two workers of one thread each (DDP, gloo), on the same images a step a worker; and the shares of a
-step that go into making the batch and into the averages.
+in 20 lines, with as many threads and the same images. The product's are `Trainer.step` with `channels_last` and
+`compile`, in float32 and in bf16. Each runs in its process, all in turn, round after round (`lanes.py`). Then a worker
+of one thread alone against two workers of one thread each (DDP, gloo), on as many images a step a worker; and the
+shares of a step that go into making the batch and into the averages.
 """
 
 import statistics
@@ -40,7 +40,7 @@ def make_images(folder: str) -> None:
     """A data set of noise: what the images show takes no time."""
     pixels = np.random.default_rng(0).integers(0, 256, (_IMAGES, 3, 32, 32), dtype=np.uint8)
     items: Iterator[Item] = (Item("noise", image) for image in pixels)
-    commit_dataset(Store(folder), _DATASET, items, say=lambda text: None)
+    commit_dataset(Store(folder), _DATASET, items, say=lambda _: None)
 
 
 class Plain:
@@ -87,8 +87,8 @@ class Product:
             torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=workers)
         self.device = device
         self.settings = TrainingSettings(
-            batch_size=case.training_batch * workers, precision=precision, compile=compiled, ema=EMA(halflife_kimg=(500.0,)),
-            optimizer=Optimizer(lr=1e-4, ramp_up_kimg=0), loss_bins=6,
+            batch_size=case.training_batch * workers, precision=precision, compile=compiled,
+            ema=EMA(halflife_kimg=(500.0,)), optimizer=Optimizer(lr=1e-4, ramp_up_kimg=0),
         )  # fmt: skip
         dataset = Dataset.open(Store(folder), _DATASET)
         self.trainer = Trainer(case.model, self.settings, dataset, Place(rank, workers, torch.device(device)))

@@ -38,8 +38,8 @@ class Execution:
         threads: CPU threads of each actor. Fixed by settings, never by how many actors there are.
         channels_last: the network's memory layout; faster on CPUs and GPUs, and another order of summation.
         compile: compile the network. It costs up to a minute, so it repays itself on long work only: `true` a minute an
-            actor and network; `ahead` a minute once a kind of network and machine, whatever the weights, for all actors
-            of a node and all later runs, and faster code on CPUs; `reduce-overhead` as `true`, with CUDA graphs on GPUs.
+            actor and network; `ahead` once a kind of network and machine, whatever the weights, for all actors of a
+            node and all later runs, and faster code on CPUs; `reduce-overhead` as `true`, with CUDA graphs on GPUs.
         device: `auto` takes GPUs where there are any. Images are named by the device's family.
     """
 

@@ -33,7 +33,7 @@ _OPTIONS: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
 
 
 class AheadNetwork(nn.Module):
-    """A network that runs as compiled code, for batches of any size: the code knows one, so others are cut and filled up.
+    """A network that runs as compiled code. The code knows one size of batch: others are cut, and filled up.
 
     Args:
         network: holds the weights, which the code reads where they are.

@@ -51,5 +51,5 @@ def test_another_users_folder_is_refused(cache: Path) -> None:
 
 def test_a_place_where_none_can_be_made_is_told(cache: Path) -> None:
     cache.write_text("a file")
-    with pytest.raises(StoreError, match="cannot be made .*XDG_CACHE_HOME"):
+    with pytest.raises(StoreError, match=r"cannot be made .*XDG_CACHE_HOME"):
         private_folder("compiled")

@@ -1,4 +1,4 @@
-"""Networks compiled ahead of time: the network's own answers, one artifact for all that can share it, nothing foreign."""
+"""Networks compiled ahead of time: their own answers, one artifact for all that can share it, nothing foreign."""
 
 from collections.abc import Iterator
 from dataclasses import replace
