@@ -13,6 +13,7 @@ threads; diffusers' loop is its EDMEulerScheduler around the same. The product's
 - the whole loop's time by that of bare forward passes, as many as evaluations were counted.
 """
 
+import argparse
 import io
 import statistics
 import sys
@@ -138,27 +139,28 @@ class Product(Loop):
         return peak_flops(self.dtype, self.device)
 
 
-def fast_paths(device: str, batch: int, threads: int) -> dict[str, Execution]:
+def fast_paths(device: str, batch: int, threads: int, every: bool) -> dict[str, Execution]:
+    """The paths with targets, or on a GPU those worth a look; or every one."""
     shared: dict[str, Any] = {"batch_size": batch, "chunk_size": batch, "threads": threads}
-    if device == "cpu":
-        return {
-            f"{precision} ahead": Execution(precision=precision, compile="ahead", **shared)
-            for precision in ("fp32", "bf16")
-        }
-    paths = [("fp32", "reduce-overhead"), ("bf16", False), ("bf16", "reduce-overhead"), ("fp16", "reduce-overhead")]
+    half = ("bf16",) if device == "cpu" else ("bf16", "fp16")
+    compiled = ("ahead",) if device == "cpu" else ("reduce-overhead",)
+    if every:
+        compiled = (False, True, *compiled)
+    paths = [(precision, how) for precision in ("fp32", *half) for how in compiled]
     return {
-        f"{precision} {compiled or 'eager'}": Execution(precision=precision, compile=compiled, **shared)
-        for precision, compiled in paths
+        f"{precision} {'compiled' if how is True else how or 'eager'}": Execution(precision, compile=how, **shared)
+        for precision, how in paths
     }
 
 
-def measure(name: str, case: Case, device: str, threads: int, rounds: int) -> list[dict[str, Any]]:
+def measure(name: str, case: Case, options: argparse.Namespace, rounds: int) -> list[dict[str, Any]]:
     """The rows of one network."""
+    device, threads = options.device, options.threads
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.safetensors"
         weights.write_bytes(case.weights())
         given = case, str(weights), device
-        paths = fast_paths(device, case.batch, threads)
+        paths = fast_paths(device, case.batch, threads, options.all_paths)
         lanes = {PLAIN: Lane(Plain, *given, threads=threads), DIFFUSERS: Lane(Diffusers, *given, threads=threads)}
         if device == "cuda":
             lanes["plain loop, eager fp16"] = Lane(Plain, *given, torch.float16, threads=threads)
@@ -217,6 +219,7 @@ def _images(lane: Lane) -> Any:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    options.add_argument("--all-paths", action="store_true", help="eager and compiled in the actor too")
     chosen = options.parse_args()
     names = (chosen.networks or ("7.0M,55.7M" if chosen.quick else ",".join(CASES))).split(",")
     if unknown := set(names) - set(CASES):
@@ -224,7 +227,7 @@ def main() -> None:
     rounds = chosen.rounds or (5 if chosen.quick else 9)
     rows = []
     for name in names:
-        rows += measure(name, CASES[name], chosen.device, chosen.threads, rounds)
+        rows += measure(name, CASES[name], chosen, rounds)
     about = {"machine": machine(chosen.device), "threads": chosen.threads, "rounds": rounds}
     report(rows, about, chosen.json)
 

@@ -1,5 +1,8 @@
 """Networks compiled ahead of time: their own answers, one artifact for all that can share it, nothing foreign."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,6 @@ from pipeline.engine.actor import load_denoiser
 from pipeline.engine.ahead import AheadNetwork, compiled_ahead
 from pipeline.engine.devices import fixed_arithmetic
 from pipeline.engine.generation import generate
-from pipeline.engine.session import Resources
 from pipeline.engine.work import Actors, Seeds
 from pipeline.errors import SettingsError, StoreError
 from pipeline.networks import ADM, EDM2, MLP, NCSNpp
@@ -24,6 +26,18 @@ from pipeline.training.snapshot import CheckpointRef, find_snapshot, read_weight
 from tests.engine.tiny import EXECUTION, MODEL, contents, put_snapshot, tiny_points, tiny_store
 
 AHEAD = replace(EXECUTION, compile="ahead")
+ROOT = Path(__file__).parents[2]
+BY_TWO_ACTORS = """
+import sys
+from pipeline.data.store import Store
+from pipeline.engine.generation import generate
+from pipeline.engine.session import session
+from pipeline.engine.work import Actors, Seeds
+from tests.engine.test_ahead import AHEAD
+from tests.engine.tiny import tiny_points
+with session(num_cpus=2):
+    generate(Store(sys.argv[1]), tiny_points(2, (3,)), Seeds(0, 64), AHEAD, Actors(num_actors=2), progress=False)
+"""
 SMALL: dict[str, Any] = {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (8,)}
 
 
@@ -114,13 +128,14 @@ def test_every_kind_of_network_can_be_compiled_ahead(builds: list[int], network:
 
 
 @pytest.mark.slow
-def test_actors_of_a_node_make_one_artifact_and_the_same_bytes_as_one_process(
-    tmp_path: Path, ray_session: Resources, cache: Path
-) -> None:
-    """Ray's workers do not see this process's environment: the folder is given with the session's own."""
+def test_actors_of_a_node_make_one_artifact_and_the_same_bytes_as_one_process(tmp_path: Path, cache: Path) -> None:
+    """In a process of its own, whose Ray workers take the folder from its environment."""
     one, two = tiny_store(tmp_path / "one", 2), tiny_store(tmp_path / "two", 2)
-    for store, actors in ((one, Actors(num_actors=0)), (two, Actors(num_actors=2))):
-        generate(store, tiny_points(2, (3,)), Seeds(0, 64), AHEAD, actors, progress=False)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    generated = subprocess.run([sys.executable, "-c", BY_TWO_ACTORS, two.uri], env=environment, cwd=ROOT, check=False)
+    assert generated.returncode == 0
+    assert len(list(cache.glob("*.pt2"))) == 1
+    generate(one, tiny_points(2, (3,)), Seeds(0, 64), AHEAD, Actors(num_actors=0), progress=False)
     assert contents(one) == contents(two)
     assert len(contents(one)) == 8
     assert len(list(cache.glob("*.pt2"))) == 1
