@@ -38,7 +38,9 @@ class Execution:
         chunk_size: images of one chunk, the unit of work and of what is kept.
         threads: CPU threads of each actor. Fixed by settings, never by how many actors there are.
         channels_last: the network's memory layout; faster on CPUs and GPUs, and another order of summation.
-        compile: compile the network. It costs up to a minute a network, so it repays itself on long work only.
+        compile: compile the network. It costs up to a minute, so it repays itself on long work only: `true` a minute an
+            actor and network; `ahead` once a kind of network and machine, whatever the weights, for all actors of a
+            node and all later runs, and faster code on CPUs; `reduce-overhead` as `true`, with CUDA graphs on GPUs.
         device: `auto` takes GPUs where there are any. Images are named by the device's family.
     """
 
@@ -47,13 +49,15 @@ class Execution:
     chunk_size: int = 256
     threads: int = 1
     channels_last: bool = True
-    compile: bool = False
+    compile: bool | Literal["ahead", "reduce-overhead"] = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_size", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1 (got {getattr(self, name)})")
+        if self.compile not in (False, True, "ahead", "reduce-overhead"):
+            raise ValueError(f"compile: must be true, false, ahead or reduce-overhead (got {self.compile})")
         if self.chunk_size % self.batch_size:
             raise ValueError(f"batch_size: must divide chunk_size {self.chunk_size} (got {self.batch_size})")
 

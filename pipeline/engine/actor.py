@@ -18,13 +18,14 @@ import torch
 
 from pipeline.data.chunk_file import Chunk
 from pipeline.data.features import StoredFeatures, commit_features
-from pipeline.data.samples import chunk_key, commit_chunk, read_chunk
+from pipeline.data.samples import Execution, chunk_key, commit_chunk, read_chunk
 from pipeline.diffusion.decoding import quantize
 from pipeline.diffusion.grid_search import StepCosts, mean_costs, step_costs
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.sampling import sample
 from pipeline.digests import sha256
-from pipeline.engine.devices import as_dtype, device_name, family, fixed_arithmetic
+from pipeline.engine.ahead import compiled_ahead
+from pipeline.engine.devices import Device, as_dtype, device_name, family, fixed_arithmetic
 from pipeline.engine.work import Done, ExtractorPlan, Setting, Task, WorkerSettings
 from pipeline.errors import CheckpointError, ImagesNotKeptError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors import Extractor, ImageShape
@@ -79,13 +80,25 @@ class Denoisers:
     def _load(self, snapshot: Snapshot, weights: bytes) -> Denoiser:
         if sha256(weights) != snapshot.weights_sha256:
             raise CheckpointError(snapshot.title, "the weights were damaged on their way to the worker")
-        execution, device = self._settings.execution, self._settings.device
-        denoiser = build_denoiser(snapshot.model, weights, as_dtype(execution.precision), device)
-        if execution.channels_last:
-            denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if execution.compile:
-            denoiser.network.compile(dynamic=False)
-        return denoiser
+        return load_denoiser(snapshot.model, weights, self._settings.execution, self._settings.device)
+
+
+def load_denoiser(model: ModelSpec, weights: bytes, execution: Execution, device: Device) -> Denoiser:
+    """A denoiser on its fast path.
+
+    Raises:
+        CheckpointError: the weights do not fit the model.
+        SettingsError: it is to be compiled, and cannot be.
+    """
+    denoiser = build_denoiser(model, weights, as_dtype(execution.precision), device)
+    if execution.channels_last:
+        denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if execution.compile == "ahead":
+        denoiser.network = compiled_ahead(denoiser.network, model, execution, device)
+    elif execution.compile:
+        mode = "reduce-overhead" if execution.compile == "reduce-overhead" else "default"
+        denoiser.network.compile(dynamic=False, mode=mode)
+    return denoiser
 
 
 class ChunkWorker:

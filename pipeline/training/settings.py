@@ -133,6 +133,8 @@ class TrainingSettings(Frozen):
             Empty: with the snapshots.
         log_kimg: thousands of images between log lines.
         on_nan: what a loss that is not finite does: `stop` the training, or `skip` the step. It is counted either way.
+        channels_last: the network's memory layout; faster on CPUs and GPUs.
+        compile: compile the network, a minute or two at the start; `reduce-overhead` with CUDA graphs on GPUs.
         stratified: the noise levels of a step are one from each of `batch_size` equal parts of p_train, instead of
             independent of each other: the same expectation of the loss, with less variance.
         augment: the probability of each change of the non-leaky augmentation (`pipeline.training.augmentation`); 0 for
@@ -154,7 +156,7 @@ class TrainingSettings(Frozen):
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Precision = "fp32"
     channels_last: bool = True
-    compile: bool = False
+    compile: bool | Literal["reduce-overhead"] = False
     duration_kimg: float = Field(default=200_000, gt=0)
     snapshot_kimg: float = Field(default=10_000, gt=0)
     checkpoint_kimg: float | None = Field(default=None, gt=0)

@@ -1,6 +1,7 @@
 """One process's part of a training: the network, its optimizer and averages, and a step of all of them."""
 
 import math
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.data.dataset import Dataset
+from pipeline.data.private_folder import private_folder
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
 from pipeline.networks.edm2_layers import normalize_weights
+from pipeline.networks.flat_norm import flatten_norms
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.checkpoint import RAW, Checkpoint
 from pipeline.training.ema import Averages, as_stored
@@ -243,10 +246,29 @@ def _build(model: ModelSpec, settings: TrainingSettings, device: torch.device) -
     torch.manual_seed(settings.seed)
     network = model.network.build(model.resolution, model.channels, model.num_classes).to(device).train()
     if settings.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _to_channels_last(network)
     if settings.compile:
-        network.compile()  # in place, so that parameters keep their names
+        _compile(network, settings, device)
     return network
+
+
+def _to_channels_last(network: nn.Module) -> None:
+    """In place. Weights of 1x1 kernels lie the same in both formats, and torch leaves their strides as they were; they
+    get those that their gradients will have, or DDP would see two formats and warn."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for parameter in network.parameters():
+        if parameter.dim() == 4 and parameter.shape[2:] == (1, 1):
+            channels = parameter.shape[1]
+            parameter.data = parameter.data.as_strided(parameter.shape, (channels, 1, channels, channels))
+
+
+def _compile(network: nn.Module, settings: TrainingSettings, device: torch.device) -> None:
+    """In place, so that parameters keep their names. Compiled code is kept for the next start, where only this user
+    can have put it."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("inductor")))
+    if device.type == "cpu":
+        flatten_norms(network)
+    network.compile(mode="reduce-overhead" if settings.compile == "reduce-overhead" else "default")
 
 
 def _adam(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Adam:

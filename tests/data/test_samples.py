@@ -89,6 +89,8 @@ CHANGES: dict[str, dict[str, Any]] = {
             "compile": True,
         }.items()
     },
+    "ahead": {"execution": Execution(batch_size=2, chunk_size=C, compile="ahead")},
+    "graphs": {"execution": Execution(batch_size=2, chunk_size=C, compile="reduce-overhead")},
     "instructions": {"device": {**CPU, "instructions": "AVX2"}},
     "gpu": {"device": {"kind": "cuda", "capability": "sm_90"}},
     "torch": {"torch_version": "2.14"},

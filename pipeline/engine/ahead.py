@@ -1,0 +1,162 @@
+"""Networks compiled ahead of time: native code, made once for a kind of network on a kind of machine.
+
+AOTInductor's artifact holds code and no weights, so every checkpoint of a model runs on one, and all actors of a node
+load the one that the first of them has made. It is native code: it lies in a folder of this user that is closed to
+others (`private_folder`), and is verified before it is loaded.
+"""
+
+import fcntl
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.private_folder import private_folder
+from pipeline.data.samples import Execution
+from pipeline.data.store import Store
+from pipeline.digests import digest
+from pipeline.engine.cache import Kept, kept
+from pipeline.engine.devices import Device, as_dtype, device_name
+from pipeline.errors import SettingsError
+from pipeline.networks.flat_norm import flatten_norms
+from pipeline.training.settings import ModelSpec
+
+RECIPE = 1  # the revision of how artifacts are made
+_FOLDER = "compiled"
+_FILE = "network.pt2"
+_OPTIONS: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
+
+
+class AheadNetwork(nn.Module):
+    """A network that runs as compiled code. The code knows one size of batch: others are cut, and filled up.
+
+    Args:
+        network: holds the weights, which the code reads where they are.
+        run: the code, of (x, c_noise, labels).
+        batch_size: that it was compiled for.
+    """
+
+    def __init__(self, network: nn.Module, run: Callable[..., Tensor], batch_size: int) -> None:
+        super().__init__()
+        self.network = network
+        self._run = run
+        self._batch_size = batch_size
+
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """As the network: None is a label of -1 for all."""
+        if labels is None:
+            labels = torch.full((len(x),), -1, device=x.device)
+        whole = x.contiguous(), c_noise, labels
+        if len(x) == self._batch_size:
+            return self._run(*whole)
+        parts = zip(*(torch.split(tensor, self._batch_size) for tensor in whole), strict=True)
+        return torch.cat([self._run(*(self._filled(tensor) for tensor in part))[: len(part[0])] for part in parts])
+
+    def _filled(self, tensor: Tensor) -> Tensor:
+        """Up to the batch, with copies of the first row."""
+        missing = self._batch_size - len(tensor)
+        return tensor if not missing else torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])])
+
+
+def compiled_ahead(network: nn.Module, model: ModelSpec, execution: Execution, device: Device) -> AheadNetwork:
+    """A network as compiled code, from the node's folder where it is there; otherwise this takes about a minute.
+
+    The threads that torch has now are those that the code will use.
+
+    Args:
+        network: in its final precision, layout and place, with its weights; it is changed in place.
+        model: that it was built from.
+
+    Raises:
+        SettingsError: it cannot be compiled here.
+        StoreError: the folder cannot be used.
+    """
+    if device == "cpu":
+        flatten_norms(network)
+    example = _example(model, execution, device)
+    folder = private_folder(_FOLDER)
+    key = digest(_key(model, execution, device))
+    with _alone(folder / f"{key}.lock"):
+        found = kept(Store(folder), key, _FILE, lambda: Kept(_build(network, example, folder), {"recipe": RECIPE}))
+    return AheadNetwork(network, _load(found.data, network, folder), execution.batch_size)
+
+
+def _key(model: ModelSpec, execution: Execution, device: Device) -> dict[str, Any]:
+    """Everything that determines the code: not the weights, nor what is around the network."""
+    cuda = device == "cuda"
+    return {
+        "recipe": RECIPE,
+        "network": model.network,
+        "shape": [model.resolution, model.channels, model.num_classes, execution.batch_size],
+        "fast_path": [execution.precision, execution.channels_last, torch.get_num_threads()],
+        "torch": [torch.__version__, str(torch.version.git_version), str(torch.version.cuda)],
+        "device": [device, device_name(device), list(torch.cuda.get_device_capability()) if cuda else []],
+        "instructions": sorted(name for name, there in torch.cpu.get_capabilities().items() if there),
+    }
+
+
+def _example(model: ModelSpec, execution: Execution, device: Device) -> tuple[Tensor, Tensor, Tensor]:
+    size = execution.batch_size
+    x = torch.zeros(size, *model.shape, dtype=as_dtype(execution.precision), device=device)
+    return x, torch.zeros(size, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+
+
+def _build(network: nn.Module, example: tuple[Tensor, ...], folder: Path) -> bytes:
+    from torch._inductor.utils import fresh_cache
+
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as here,
+            fresh_cache(dir=here, delete=False),  # the compiler's own files lie in the closed folder too
+            torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings(),
+        ):  # fmt: skip
+            warnings.simplefilter("ignore")
+            program = torch.export.export(network, example)
+            package = Path(here) / _FILE
+            torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=_OPTIONS)
+            return package.read_bytes()
+    except Exception as error:  # whatever the compilers say
+        problem = f"ahead: the network cannot be compiled on this machine ({_first_line(error)})"
+        raise SettingsError("execution.compile", f"{problem}; it needs a C++ compiler, or set it to false") from error
+
+
+def _load(package: bytes, network: nn.Module, folder: Path) -> Callable[..., Tensor]:
+    """The code, reading this network's weights."""
+    with tempfile.TemporaryDirectory(dir=folder) as here, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(here) / _FILE
+        path.write_bytes(package)
+        code: Any = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+    weights = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    needed = {name: weights[name].detach() for name in code.get_constant_fqns()}
+    code.load_constants(needed, check_full_update=True, user_managed=True)
+    return _KeptAlive(code, needed)
+
+
+class _KeptAlive:
+    """Code with the tensors that it points into."""
+
+    def __init__(self, code: Any, tensors: dict[str, Tensor]) -> None:
+        self._code, self._tensors = code, tensors
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        output: Tensor = self._code(*inputs)
+        return output
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Within it no other process of this node is; a process that dies leaves it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    lines = (line.strip() for line in str(error).splitlines())
+    return f"{type(error).__name__}: {next((line for line in lines if line), '')}"[:200]
