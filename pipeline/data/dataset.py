@@ -141,8 +141,17 @@ def commit_dataset(
         arrow = Path(folder) / _BLOB
         _write_arrow(arrow, raw, info, spool.labels)
         with _map(arrow) as mapped, memoryview(mapped) as view:
-            store.commit(f"datasets/{name}", {_BLOB: view}, asdict(info))
+            _commit(store, view, info, say, is_lost=present is not None)
     return info
+
+
+def _commit(store: Store, arrow: memoryview, info: DatasetInfo, say: Callable[[str], None], is_lost: bool) -> None:
+    """A name is given once: of two jobs that prepare it at once, the second finds what the first made of it."""
+    key = f"datasets/{info.name}"
+    if is_lost:  # a data set of this very content, whose file has to be written again
+        store.commit(key, {_BLOB: arrow}, asdict(info))
+    elif not store.commit_new(key, {_BLOB: arrow}, asdict(info)):
+        _is_whole(store, store.manifest(key), info, say)
 
 
 def _workplace() -> tempfile.TemporaryDirectory[str]:

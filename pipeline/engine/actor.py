@@ -147,7 +147,7 @@ class ChunkWorker:
                 return None, ""
             return read_chunk(store, task.setting.digest, task.index), ""
         except StoreError as error:
-            set_aside(self._settings.store, name)
+            store.set_aside(name)
             return None, str(error)
 
     def _generated(self, setting: Setting, index: int, fetch: Fetch) -> Chunk:
@@ -212,12 +212,6 @@ class ChunkWorker:
         if not np.isfinite(features).all():
             raise RunFailedError(str(task), f"the features of extractor {digest[:8]} are not finite")
         commit_features(self._settings.store, task.setting.digest, digest, task.index, stored, chunk.content_digest)
-
-
-def set_aside(store: Any, key: str) -> None:
-    """As `Store.set_aside`, where another worker may have done it already."""
-    if f"{key}.json" in store.keys(key.rpartition("/")[0]):
-        store.set_aside(key)
 
 
 @dataclass(frozen=True)
