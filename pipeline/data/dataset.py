@@ -90,16 +90,24 @@ class Dataset:
         return np.take(self._labels, indices)
 
     def verify(self) -> None:
-        """Reads it all and compares it with the manifest.
+        """Reads it all and compares it with the manifest. A damaged copy from object storage is fetched again.
 
         Raises:
             DataError: the file is not the one that was written.
         """
         path = self._store.local_path(self._manifest, _BLOB)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != self._manifest.blobs[_BLOB].sha256:
+        if self._is_whole(path):
+            return
+        if not self._store.is_local:
+            path.unlink()
+            path = self._store.local_path(self._manifest, _BLOB)
+            self._images, self._labels = _mapped(path, self.info)
+        if not self._is_whole(path):
             raise DataError(path, f"is damaged: data set {self.info.name!r} was written with another content")
+
+    def _is_whole(self, path: Path) -> bool:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == self._manifest.blobs[_BLOB].sha256
 
     def _check(self, indices: NDArray[np.int64]) -> None:
         if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= len(self)):

@@ -7,23 +7,24 @@ import sys
 from pathlib import Path
 
 from pipeline.data import lease
+from pipeline.data.store import Store
 from pipeline.engine.training import train
 from pipeline.errors import SigmasweepError
 from pipeline.reporting import MemoryReporter, Reporter
 from pipeline.training.settings import ModelSettings, Workers
 from tests.engine.train_driver import HoldingReporter
 from tests.training.group import NETWORK
-from tests.training.toys import make_settings, store_at
+from tests.training.toys import make_settings
 
 PATIENCE_S = 3.0
 
 
-def main(folder: Path, num_workers: int, steps: int, hold: Path | None) -> int:
+def main(store: Store, num_workers: int, steps: int, hold: Path | None) -> int:
     lease.BEAT_S, lease.PATIENCE_S = 0.3, PATIENCE_S
     workers = Workers(num_workers=num_workers, device="cpu", timeout_s=60)
     reporter: Reporter = HoldingReporter(hold) if hold else MemoryReporter()
     try:
-        train(store_at(folder), "toy", ModelSettings(network=NETWORK), make_settings(steps), workers, reporter, "toy")
+        train(store, "toy", ModelSettings(network=NETWORK), make_settings(steps), workers, reporter, "toy")
     except SigmasweepError as error:
         print(f"ended: {type(error).__name__}: {error}")
         return 1
@@ -31,4 +32,4 @@ def main(folder: Path, num_workers: int, steps: int, hold: Path | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]) if sys.argv[4:] else None))
+    sys.exit(main(Store(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]) if sys.argv[4:] else None))

@@ -17,9 +17,10 @@ from pipeline.engine.training import train
 from pipeline.errors import StoreError
 from pipeline.reporting import MemoryReporter
 from pipeline.training.checkpoint import newest_position
+from pipeline.training.loop import train_in_process
 from pipeline.training.settings import ModelSettings, Workers
 from tests.engine.train_driver import GO, HELD
-from tests.training.group import NETWORK
+from tests.training.group import NETWORK, train_in_group
 from tests.training.toys import BATCH, make_job, make_settings, state_digests, store_at
 
 STEPS = 4
@@ -27,8 +28,8 @@ PATIENCE_S = 240
 
 
 @contextmanager
-def driver(folder: Path, num_workers: int, hold: Path | None = None) -> Iterator["subprocess.Popen[str]"]:
-    arguments = [str(folder), str(num_workers), str(STEPS), *([str(hold)] if hold else [])]
+def driver(store: Store, num_workers: int, hold: Path | None = None) -> Iterator["subprocess.Popen[str]"]:
+    arguments = [store.uri, str(num_workers), str(STEPS), *([str(hold)] if hold else [])]
     command = [sys.executable, "-m", "tests.engine.owner_driver", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
@@ -45,6 +46,15 @@ def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") 
         time.sleep(0.05)
 
 
+def undisturbed(folder: Path, num_workers: int) -> None:
+    """What the training must come to."""
+    job = make_job(store_at(folder), make_settings(STEPS), NETWORK)
+    if num_workers:
+        train_in_group(folder, num_workers, job.settings)
+    else:
+        train_in_process(job.store, job.dataset, job.model, job.settings, job.reporter, job.name)
+
+
 def contents(store: Store) -> dict[str, bytes]:
     return {key: store.read(key) for key in store.keys("") if not key.startswith("leases/")}
 
@@ -58,12 +68,11 @@ def test_a_driver_that_was_stopped_is_overtaken_and_changes_nothing_when_it_wake
     store, hold = store_at(tmp_path), tmp_path / "hold"
     hold.mkdir()
     job = make_job(store, make_settings(STEPS), NETWORK)
-    make_job(store_at(tmp_path / "whole"), make_settings(STEPS), NETWORK)
-    with driver(tmp_path, num_workers, hold) as old:
+    with driver(store, num_workers, hold) as old:
         wait_until((hold / HELD).exists, old)
         assert newest_position(store, job.folder) == BATCH
         old.send_signal(signal.SIGSTOP)
-        with driver(tmp_path, num_workers) as successor:
+        with driver(store, num_workers) as successor:
             told, _ = successor.communicate(timeout=PATIENCE_S)
         assert successor.returncode == 0, told
         assert f"process {old.pid} on " in told
@@ -77,8 +86,7 @@ def test_a_driver_that_was_stopped_is_overtaken_and_changes_nothing_when_it_wake
     assert "ended: RunFailedError: trainings/toy-" in told.splitlines()[-1]
     assert f"was taken over by process {successor.pid} on " in told.splitlines()[-1]
     assert contents(store) == before
-    with driver(tmp_path / "whole", num_workers) as undisturbed:
-        undisturbed.communicate(timeout=PATIENCE_S)
+    undisturbed(tmp_path / "whole", num_workers)
     assert state_digests(store, job.folder) == state_digests(store_at(tmp_path / "whole"), job.folder)
 
 
