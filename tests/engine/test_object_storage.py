@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ from pipeline.data.samples import chunk_key
 from pipeline.data.store import Store
 from pipeline.engine.session import Resources
 from pipeline.engine.work import Actors, Seeds
+from pipeline.errors import StoreError
 from pipeline.training import checkpoint
 from tests.engine.test_generation import flip, meanwhile, ray_workers, run, wait_until
 from tests.engine.test_ownership import driver, undisturbed
 from tests.engine.test_ownership import wait_until as wait_for
 from tests.engine.tiny import classifier_plan, contents, put_snapshot, tiny_points, tiny_store
 from tests.engine.train_driver import HELD
-from tests.object_server import ObjectServer
+from tests.object_server import ObjectServer, object_server
 from tests.training.group import NETWORK
 from tests.training.toys import BATCH, make_job, make_settings, state_digests, store_at
 
@@ -115,3 +117,26 @@ def test_a_damaged_checkpoint_on_object_storage_is_set_aside_and_the_one_before_
     assert len(told) == 1
     assert "damaged and set aside" in told[0]
     assert state.position < int(key.rpartition("/")[2])
+
+
+@pytest.mark.chaos
+def test_a_server_that_is_killed_ends_the_run_with_one_error_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    local = tiny_store(tmp_path / "local", 1)
+    run(local, points=tiny_points(1))
+    with object_server(tmp_path / "s3") as server:
+        store = remote_store(server, 1)
+
+        def kill() -> None:
+            wait_until(lambda: len(store.committed("samples")) >= 5)  # two of them are settings
+            server.kill()
+
+        before = time.monotonic()
+        with meanwhile(kill), pytest.raises(StoreError, match="cannot be read or written"):
+            run(store, points=tiny_points(1))
+        print(f"\nended after {time.monotonic() - before:.0f} s")
+        server.start()
+        there = contents(store)
+        assert 3 <= len(there) < 8
+        results = run(store, points=tiny_points(1))
+        assert sum(result.generated for result in results) == 16 * (8 - len(there))
+        assert contents(store) == contents(local)
