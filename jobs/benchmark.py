@@ -19,6 +19,7 @@ from jobs.context import (
 from jobs.cost import cost_without_checkpoint
 from pipeline.config.published import Published
 from pipeline.config.settings import BenchmarkJob, BenchmarkSettings, Job
+from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.benchmark import BenchmarkResult, benchmark
@@ -92,7 +93,7 @@ def _steps(row: Row) -> str:
 def dry_run(settings: BenchmarkJob) -> list[str]:
     published = [str(settings.published)] if settings.published else []
     try:
-        return cost(Store(settings.store), settings) + published
+        return cost(DryStore(settings.store), settings) + published
     except CheckpointError as error:
         return cost_without_checkpoint(settings, error) + published
 

@@ -15,6 +15,7 @@ from jobs.context import (
     tracked,
 )
 from pipeline.config.settings import EvaluateJob
+from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.engine.benchmark import benchmark
 from pipeline.engine.generation import Point
@@ -58,7 +59,7 @@ def _on_the_best(store: Store, settings: EvaluateJob, points: list[Point], measu
 
 
 def dry_run(settings: EvaluateJob) -> list[str]:
-    return cost(Store(settings.store), settings)
+    return cost(DryStore(settings.store), settings)
 
 
 if __name__ == "__main__":

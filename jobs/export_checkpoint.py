@@ -4,6 +4,7 @@ import sys
 
 from jobs import cli
 from pipeline.config.settings import ExportCheckpointJob
+from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.training.importing import export_folder
 from pipeline.training.snapshot import find_snapshot
@@ -15,7 +16,7 @@ def main(settings: ExportCheckpointJob) -> None:
 
 
 def dry_run(settings: ExportCheckpointJob) -> list[str]:
-    snapshot = find_snapshot(Store(settings.store), settings.checkpoint.ref())
+    snapshot = find_snapshot(DryStore(settings.store), settings.checkpoint.ref())
     return [f"exports {snapshot.title} to {settings.folder}"]
 
 

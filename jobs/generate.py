@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs import cli
 from jobs.context import cost, engine_actors, engine_points, engine_seeds, namespace, open_store, tracked
 from pipeline.config.settings import GenerateJob
+from pipeline.data.dry_store import DryStore
 from pipeline.data.pictures import image_grid
 from pipeline.data.samples import export_png, read_samples
 from pipeline.data.store import Store
@@ -50,7 +51,7 @@ def _track(store: Store, settings: GenerateJob, reporter: Reporter, result: Poin
 
 
 def dry_run(settings: GenerateJob) -> list[str]:
-    return cost(Store(settings.store), settings)
+    return cost(DryStore(settings.store), settings)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from jobs.cost import training_cost
 from jobs.prepare import prepare_dataset
 from jobs.train import run_training
 from pipeline.config.settings import BenchmarkSettings, StudyJob
-from pipeline.data.store import Store
+from pipeline.data.dry_store import DryStore
 from pipeline.engine.session import session
 from pipeline.errors import DataError
 
@@ -38,7 +38,7 @@ def dry_run(settings: StudyJob) -> list[str]:
     count, points = settings.benchmark.seeds.count, len(settings.benchmark.points)
     kimg = settings.train.training.duration_kimg
     try:
-        cost = training_cost(Store(settings.store), settings.train)
+        cost = training_cost(DryStore(settings.store), settings.train)
     except DataError:  # the data set is not made yet, and `train.expects` does not tell of it
         cost = []
     return [

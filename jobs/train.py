@@ -7,6 +7,7 @@ from jobs.context import open_reporter, open_store, tracked
 from jobs.cost import check_expected, training_cost
 from pipeline.config.settings import TrainJob, TrainSettings
 from pipeline.data.dataset import Dataset
+from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.engine.training import train
 from pipeline.reporting import Reporter
@@ -35,7 +36,7 @@ def run_training(store: Store, settings: TrainSettings, reporter: Reporter) -> T
 
 
 def dry_run(settings: TrainJob) -> list[str]:
-    store = Store(settings.store)
+    store = DryStore(settings.store)
     lines = training_cost(store, settings)
     if Dataset.is_there(store, settings.dataset):
         dataset = Dataset.open(store, settings.dataset)

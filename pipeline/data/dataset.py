@@ -90,16 +90,24 @@ class Dataset:
         return np.take(self._labels, indices)
 
     def verify(self) -> None:
-        """Reads it all and compares it with the manifest.
+        """Reads it all and compares it with the manifest. A damaged copy from object storage is fetched again.
 
         Raises:
             DataError: the file is not the one that was written.
         """
         path = self._store.local_path(self._manifest, _BLOB)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != self._manifest.blobs[_BLOB].sha256:
+        if self._is_whole(path):
+            return
+        if not self._store.is_local:
+            path.unlink()
+            path = self._store.local_path(self._manifest, _BLOB)
+            self._images, self._labels = _mapped(path, self.info)
+        if not self._is_whole(path):
             raise DataError(path, f"is damaged: data set {self.info.name!r} was written with another content")
+
+    def _is_whole(self, path: Path) -> bool:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == self._manifest.blobs[_BLOB].sha256
 
     def _check(self, indices: NDArray[np.int64]) -> None:
         if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= len(self)):
@@ -141,8 +149,17 @@ def commit_dataset(
         arrow = Path(folder) / _BLOB
         _write_arrow(arrow, raw, info, spool.labels)
         with _map(arrow) as mapped, memoryview(mapped) as view:
-            store.commit(f"datasets/{name}", {_BLOB: view}, asdict(info))
+            _commit(store, view, info, say, is_lost=present is not None)
     return info
+
+
+def _commit(store: Store, arrow: memoryview, info: DatasetInfo, say: Callable[[str], None], is_lost: bool) -> None:
+    """A name is given once: of two jobs that prepare it at once, the second finds what the first made of it."""
+    key = f"datasets/{info.name}"
+    if is_lost:  # a data set of this very content, whose file has to be written again
+        store.commit(key, {_BLOB: arrow}, asdict(info))
+    elif not store.commit_new(key, {_BLOB: arrow}, asdict(info)):
+        _is_whole(store, store.manifest(key), info, say)
 
 
 def _workplace() -> tempfile.TemporaryDirectory[str]:

@@ -1,7 +1,7 @@
 """Leases: what one process at a time may do, such as going on with a training.
 
     leases/<name>/<term>         made once, by `create_if_absent`: who holds this term. The highest term owns the lease.
-    leases/<name>/<term>-beat    written anew by the holder while it lives
+    leases/<name>/<term>-beat    written anew by the holder while it lives, and removed when it lets go
 
 A lease is never taken from a holder that shows life. No two machines' clocks are compared: who wants it watches the
 beat, and takes the next term when it stood still for `PATIENCE_S`, or at once where the holder was a process of this
@@ -28,7 +28,6 @@ ROOT = "leases"
 BEAT_S = 10.0  # between signs of life
 PATIENCE_S = 40.0  # without one; several beats, since a slow store may cost some
 _GLANCE_S = 0.5  # between looks at another's beat
-_FREE = b"free"
 
 Say = Callable[[str], None]
 
@@ -95,7 +94,7 @@ class Lease:
     def release(self) -> None:
         """Lets others have it at once."""
         with suppress(StoreError):  # they wait a little longer
-            self.store.write(_beat_key(self.name, self.term), _FREE)
+            self.store.delete(_beat_key(self.name, self.term))  # which a full disk allows
 
 
 @contextmanager
@@ -164,7 +163,7 @@ def _wait_until_free(store: Store, name: str, term: int, say: Say) -> None:
     holder = _holder(store, name, term)
     who = f"{holder}" if holder else "another process"
     first = _read(store, _beat_key(name, term))
-    if first == _FREE:
+    if not first:
         return
     if holder is not None and holder.is_gone:
         say(f"{name}: {who} is gone; its place is taken")
@@ -174,7 +173,7 @@ def _wait_until_free(store: Store, name: str, term: int, say: Say) -> None:
     while time.monotonic() < end:
         time.sleep(_GLANCE_S)
         beat = _read(store, _beat_key(name, term))
-        if beat == _FREE or _newest(store, name) != term:
+        if not beat or _newest(store, name) != term:
             return
         if beat != first:
             raise StoreError(name, f"is held by {who}, which is at work: wait until it has ended, or stop it")

@@ -183,7 +183,7 @@ class ChunkWorker:
         except ImagesNotKeptError:
             return None, ""
         except StoreError as error:
-            set_aside(self._settings.store, name)
+            store.set_aside(name)
             return None, str(error)
 
     def _compute(
@@ -261,12 +261,6 @@ class ChunkWorker:
             digest = self._plans[plan].digest
             raise RunFailedError(str(task), f"the features of extractor {digest[:8]} are not finite")
         return StoredFeatures(features, torch.cat(logits).float().cpu().numpy() if logits else None)
-
-
-def set_aside(store: Any, key: str) -> None:
-    """As `Store.set_aside`, where another worker may have done it already."""
-    if f"{key}.json" in store.keys(key.rpartition("/")[0]):
-        store.set_aside(key)
 
 
 @dataclass(frozen=True)

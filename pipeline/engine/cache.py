@@ -1,10 +1,13 @@
 """What is dear to compute and small to keep is computed once a store."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from pipeline.data.store import Store
 from pipeline.errors import StoreError
+
+logger = logging.getLogger("pipeline.engine")
 
 
 class Kept(NamedTuple):
@@ -30,6 +33,7 @@ def _find(store: Store, key: str, name: str) -> Kept | None:
     try:
         manifest = store.find(key)
         return None if manifest is None else Kept(store.blob(manifest, name), manifest.meta)
-    except StoreError:
+    except StoreError as error:
+        logger.warning("%s; it is set aside and made again", error)
         store.set_aside(key)
         return None

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pipeline.data.features import committed_features, features_key, has_moments, verify_features
 from pipeline.data.samples import chunk_key, committed_chunks, read_counts, spans
 from pipeline.data.store import Store
-from pipeline.engine.actor import set_aside
 from pipeline.engine.fleet import Say
 from pipeline.engine.work import Setting, Task
 from pipeline.errors import StoreError
@@ -137,5 +136,5 @@ def _or_set_aside(store: Store, key: str, say: Say, read: Callable[[], T]) -> T 
         return read()
     except StoreError as error:
         say(f"{error}; it is set aside and computed again")
-        set_aside(store, key)
+        store.set_aside(key)
         return None

@@ -95,6 +95,7 @@ def newest(store: Store, training: str, say: Say) -> Checkpoint | None:
     Raises:
         CheckpointError: it is whole, but not of this program's making.
     """
+    _tell_of_unfinished(store, training, say)
     for key in reversed(store.committed(states_prefix(training))):
         try:
             manifest = store.manifest(key)
@@ -105,6 +106,15 @@ def newest(store: Store, training: str, say: Say) -> Checkpoint | None:
             continue
         return _checkpoint(manifest, blobs)
     return None
+
+
+def _tell_of_unfinished(store: Store, training: str, say: Say) -> None:
+    """Files newer than any manifest: of an attempt that was cut off, or whose manifest is gone."""
+    names = [key.rpartition("/")[2] for key in store.keys(states_prefix(training))]
+    whole = max((name for name in names if name.endswith(".json")), default="")
+    begun = max((name.partition("-")[0] for name in names if not name.endswith(".json")), default="")
+    if begun > whole.removesuffix(".json"):
+        say(f"the checkpoint at {int(begun):,} images has no manifest, so it counts as never finished")
 
 
 def _checkpoint(manifest: Manifest, blobs: Mapping[str, bytes]) -> Checkpoint:

@@ -7,6 +7,7 @@ Weights of the name `posthoc-<std>` are rebuilt from the power-function averages
 asked for, and kept under `checkpoints/<training>/posthoc/`.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from pipeline.training.settings import ModelSpec
 
 ROOT = "checkpoints"
 LATEST = "latest"
+logger = logging.getLogger("pipeline.training")
+
 _TRAINING = re.compile(r"(?P<name>.+)-[0-9a-f]{8}")
 
 
@@ -160,7 +163,8 @@ def _find_kept(store: Store, key: str) -> Manifest | None:
     """A commit of rebuilt weights, or None where it is missing or its manifest damaged: it can be made again."""
     try:
         return store.find(key)
-    except StoreError:
+    except StoreError as error:
+        logger.warning("%s; the weights are rebuilt", error)
         store.set_aside(key)
         return None
 
@@ -192,7 +196,7 @@ def snapshot_moments(store: Store, training: str) -> list[int]:
 
 
 def read_weights(store: Store, snapshot: Snapshot) -> bytes:
-    """The verified safetensors bytes of a snapshot's weights.
+    """The verified safetensors bytes of a snapshot's weights; rebuilt ones are made again where they are damaged.
 
     Raises:
         CheckpointError: they are missing or damaged.
@@ -200,7 +204,25 @@ def read_weights(store: Store, snapshot: Snapshot) -> bytes:
     try:
         return store.blob(snapshot.manifest, _blob(snapshot.weights))
     except StoreError as error:
+        if snapshot.manifest.meta.get("kind") == "posthoc":
+            return _rebuilt_again(store, snapshot, error)
         raise CheckpointError(snapshot.title, f"the weights are damaged ({error})") from error
+
+
+def _rebuilt_again(store: Store, snapshot: Snapshot, damage: StoreError) -> bytes:
+    """Rebuilt weights whose file is damaged: those that were made again since, or are now.
+
+    Raises:
+        CheckpointError: the snapshots that they are made of are damaged too.
+    """
+    kept = _find_kept(store, snapshot.manifest.key)
+    if kept in (None, snapshot.manifest):
+        logger.warning("%s; the weights are rebuilt", damage)
+        store.set_aside(snapshot.manifest.key)
+    found = find_snapshot(store, CheckpointRef(snapshot.training, snapshot.num_images, snapshot.weights))
+    if found.weights_sha256 != snapshot.weights_sha256:
+        raise CheckpointError(snapshot.title, "the weights are damaged, and their snapshots are not what they were")
+    return store.blob(found.manifest, _blob(found.weights))
 
 
 def build_denoiser(model: ModelSpec, weights: bytes, dtype: torch.dtype, device: torch.device | str) -> Denoiser:

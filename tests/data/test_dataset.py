@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.data import dataset as module
 from pipeline.data.dataset import Dataset, commit_dataset
 from pipeline.data.sources import Item, array_items
 from pipeline.data.store import Store
 from pipeline.errors import DataError, StoreError
 from tests.data.files import noise
+from tests.object_server import ObjectServer
 
 
 @pytest.fixture
@@ -229,3 +231,48 @@ def test_random_batches_are_read_fast(store: Store) -> None:
     for batch in batches:
         dataset.images(batch)
     assert batches.size / (time.perf_counter() - started) > 50_000
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_of_two_jobs_that_give_a_name_at_once_the_second_keeps_what_the_first_made_of_it(
+    store: Store, seed: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = module._write_arrow
+
+    def meanwhile(*arguments: object) -> None:
+        """The other job is faster, after this one has seen that the name is free."""
+        monkeypatch.undo()
+        _commit(store, num=40)
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_write_arrow", meanwhile)
+    if seed == 0:
+        _commit(store, num=40, seed=seed)
+        assert "is there already with the same content" in capsys.readouterr().out
+    else:
+        with pytest.raises(DataError, match=r"exists with other content .* choose another name"):
+            _commit(store, num=40, seed=seed)
+    np.testing.assert_array_equal(Dataset.open(store, "toy").images(np.arange(40)), noise(40, 3, 4, 5))
+    assert len(store.keys("datasets")) == 2
+
+
+def test_a_data_set_on_object_storage_is_mapped_from_a_copy_that_is_fetched_again_when_it_is_damaged(
+    s3: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = s3.store()
+    pixels, _ = _commit(store, num=40)
+    opened = Dataset.open(store, "toy")
+    opened.verify()
+    np.testing.assert_array_equal(opened.images(np.arange(40)), pixels)
+    [copy] = (tmp_path / ".cache/sigmasweep/blobs").iterdir()
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:-9])
+    assert len(Dataset.open(store, "toy")) == 40
+    assert copy.read_bytes() == whole
+    place = whole.index(pixels[0].tobytes())
+    copy.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    opened = Dataset.open(store, "toy")
+    opened.verify()
+    np.testing.assert_array_equal(opened.images(np.arange(40)), pixels)
+    assert copy.read_bytes() == whole

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.errors import CheckpointError
 from pipeline.networks import MLP
@@ -122,6 +123,38 @@ def test_a_training_that_went_on_keeps_what_was_rebuilt_of_its_past(tmp_path: Pa
     ref = CheckpointRef("unit", 51200, "posthoc-0.075")
     assert find_snapshot(short, ref).weights_sha256 == find_snapshot(long, ref).weights_sha256
     assert find_snapshot(short, ref).manifest.key == find_snapshot(long, ref).manifest.key
+
+
+def test_damaged_rebuilt_weights_are_rebuilt_where_they_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, ref = store_at(tmp_path), CheckpointRef("unit", "latest", "posthoc-0.075")
+    _train_moments(store, 8)
+    made = find_snapshot(store, ref)
+    whole = read_weights(store, made)
+    [blob] = made.manifest.blobs.values()
+    for damaged in (whole[:-9], whole[:-1] + bytes([whole[-1] ^ 1])):
+        store.write(blob.key, damaged)
+        caplog.clear()
+        assert read_weights(store, made) == whole  # by who found it before it was damaged
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{store.title}/{blob.key}: is damaged: its content is not what its manifest says; the weights are rebuilt"
+        ]
+        assert read_weights(store, made) == whole  # which is there now
+        assert len(caplog.records) == 1
+        made = find_snapshot(store, ref)
+        [blob] = made.manifest.blobs.values()
+    assert len(store.committed("damaged")) == 2
+
+
+def test_a_dry_run_rebuilds_weights_and_writes_nothing(tmp_path: Path) -> None:
+    store, ref = store_at(tmp_path), CheckpointRef("unit", "latest", "posthoc-0.075")
+    _train_moments(store, 8)
+    before = store.keys("")
+    dry = find_snapshot(DryStore(store.uri), ref)
+    assert store.keys("") == before
+    assert dry.weights_sha256 == find_snapshot(store, ref).weights_sha256
+    assert store.keys("") != before
 
 
 def test_a_damaged_snapshot_is_named_and_a_damaged_manifest_of_rebuilt_weights_made_again(tmp_path: Path) -> None:
