@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pipeline.errors import RunFailedError
+
 # Read by Ray when it is imported: no usage reports leave the machine, no token is written into the home folder, the
 # numbers of GPUs that an actor without GPUs sees stay as they are, and Ray Train notices a dead worker within seconds.
 _ENVIRONMENT = {
@@ -32,6 +34,9 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
 
     Args:
         num_cpus: of a session of our own; empty takes the machine's.
+
+    Raises:
+        RunFailedError: Ray cannot be started here, or the cluster cannot be reached.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -39,7 +44,11 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
 
     ours = not ray.is_initialized()
     if ours:
-        _connect(num_cpus)
+        try:
+            _connect(num_cpus)
+        except Exception as error:  # of no common type: a busy machine, an address where nobody listens, a full disk
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise RunFailedError("Ray", f"could not be started or reached ({first_line})") from error
     try:
         resources = ray.cluster_resources()
         yield Resources(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
