@@ -217,7 +217,11 @@ def _did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """A text as a sentence can hold it."""
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from pipeline.config.grid_file import read_grid
-from pipeline.config.load import validate
+from pipeline.config.load import shortened, validate
 from pipeline.config.published import Expected, Published
 from pipeline.config.sweep import expand_grid
 from pipeline.config.unions import NestedKinds
@@ -215,7 +215,7 @@ class GenerateSettings(Frozen):
         base = self.model_dump(include=set(PointSettings.model_fields))
         for name, content in expand_grid(base, self.sweep):
             try:
-                point = validate(PointSettings, content, f"sweep point ({name})" if name else "")
+                point = validate(PointSettings, content, f"sweep point ({shortened(name)})" if name else "")
             except SettingsError as error:
                 raise ValueError(str(error).removeprefix(": ")) from None
             self._points.append((name, point))

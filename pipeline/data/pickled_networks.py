@@ -22,6 +22,7 @@ from pipeline.errors import CheckpointError
 
 MAX_FILE_BYTES = 16 << 30
 _STORAGE_HEADER = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a storage as torch wrote it before its zip format
+_STORAGE_PROTOCOL = 2
 _STORAGE_PICKLES = 5  # magic number, version, system, the storage, the list of keys; then the numbers
 _THE_STORAGE = 3  # among them, from 0
 _STORAGE_OPERATIONS = 200  # in all five; some 60 are needed
@@ -163,6 +164,8 @@ def _check_storage(data: bytes) -> None:
             operations += 1
             if operations > _STORAGE_OPERATIONS:
                 raise RefusedPickleError("the bytes of a tensor hold more than a storage")
+            if opcode.name == "PROTO" and argument != _STORAGE_PROTOCOL:
+                raise RefusedPickleError(f"the bytes of a tensor are of pickle protocol {argument}")
             if opcode.name == "GLOBAL" and _STORAGE_CLASS.fullmatch(str(argument)):
                 continue
             if opcode.name not in _STORAGE_ALPHABET:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pipeline.errors import RunFailedError
+
 # Read by Ray when it is imported: no usage reports leave the machine, no token is written into the home folder, the
 # numbers of GPUs that an actor without GPUs sees stay as they are, and Ray Train notices a dead worker within seconds.
 _ENVIRONMENT = {
@@ -34,16 +36,16 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
 
     Args:
         num_cpus: of a session of our own; empty takes the machine's.
+
+    Raises:
+        RunFailedError: Ray cannot be started here, or the cluster cannot be reached.
     """
     set_environment()
     import ray
 
     ours = not ray.is_initialized()
     if ours:
-        global _started_in  # noqa: PLW0603
-        begin = time.perf_counter()
-        _connect(num_cpus)
-        _started_in = time.perf_counter() - begin
+        _start(num_cpus)
     try:
         resources = ray.cluster_resources()
         yield Resources(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
@@ -63,6 +65,17 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def _start(num_cpus: int | None) -> None:
+    global _started_in
+    begin = time.perf_counter()
+    try:
+        _connect(num_cpus)
+    except Exception as error:  # of no common type: a busy machine, an address where nobody listens, a full disk
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RunFailedError("Ray", f"could not be started or reached ({first_line})") from error
+    _started_in = time.perf_counter() - begin
+
+
 def _connect(num_cpus: int | None) -> None:
     import ray
 
@@ -73,8 +86,7 @@ def _connect(num_cpus: int | None) -> None:
         address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
-        object_store_memory=_started_in = 0.0
-_OBJECT_STORE_BYTES,
+        object_store_memory=_OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
         log_to_driver=False,  # what workers have to say reaches the driver by `Mailbox` and by exceptions
     )

@@ -121,7 +121,7 @@ class Settings:
         again = path.with_name("resolved.yaml")
         again.write_text(resolved)
         said = cli.resolved_yaml(load(self._models[path], again))
-        assert said.strip() == "\n".join(line for line in resolved.splitlines() if not line.startswith("# ")).strip()
+        assert said.strip() == "\n".join(line for line in resolved.split("\n") if not line.startswith("# ")).strip()
 
     def _begin(self, settings: Job) -> None:
         """What a job does before it computes: its points on a checkpoint, its model on a data set."""

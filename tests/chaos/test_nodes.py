@@ -36,3 +36,14 @@ def test_nodes_that_are_killed_and_replaced_change_nothing(tmp_path: Path, capsy
     assert all("node has died" in line for line in lost)
     assert f"generated {4 * SEEDS.count}" in done.stdout
     assert contents(store) == contents(undisturbed)
+
+
+def test_a_cluster_that_is_not_there_is_told_in_a_sentence() -> None:
+    program = "from pipeline.engine.session import session\nwith session(): pass"
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, env=environment, text=True, capture_output=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "pipeline.errors.RunFailedError: Ray: could not be started or reached" in done.stderr.splitlines()[-1]
