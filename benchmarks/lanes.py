@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,17 @@ def _serve(pipe: Any, make: Callable[..., Any], arguments: Sequence[Any], thread
             pipe.send((False, getattr(subject, method)(*given)))
         except BaseException:
             pipe.send((True, traceback.format_exc()))
+
+
+def prepare(lanes: Iterable[Lane], method: str) -> None:
+    """Loads, compiles and warms all of them: first at once, then each by itself."""
+    lanes = list(lanes)
+    for lane in lanes:
+        lane.start(method)
+    for lane in lanes:
+        lane.finish()
+    for lane in lanes:
+        lane.call(method)
 
 
 def in_turn(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -29,7 +29,18 @@ from torch import Tensor
 if __package__ in (None, ""):  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.lanes import Lane, has_fast_bf16, in_turn, machine, parser, peak_flops, ratio, report, seconds_of
+from benchmarks.lanes import (
+    Lane,
+    has_fast_bf16,
+    in_turn,
+    machine,
+    parser,
+    peak_flops,
+    prepare,
+    ratio,
+    report,
+    seconds_of,
+)
 from benchmarks.networks import CASES, Case
 from pipeline.data.samples import Execution
 from pipeline.diffusion.sampling import Sampler, sample
@@ -175,9 +186,7 @@ def measure(name: str, case: Case, options: argparse.Namespace, rounds: int) -> 
 def _rows(
     name: str, case: Case, device: str, lanes: dict[str, Lane], paths: dict[str, Execution], rounds: int
 ) -> list[dict[str, Any]]:
-    ready = {lane: seconds_of(lambda lane=lane: lanes[lane].call("seconds")) for lane in lanes}
-    for lane in lanes.values():  # warm
-        lane.call("seconds")
+    prepare(lanes.values(), "seconds")
     calls: dict[str, Any] = {lane: (lambda lane=lane: lanes[lane].call("seconds")) for lane in lanes}
     for path in paths:
         calls[f"forward {path}"] = lambda path=path: lanes[path].call("forward_seconds")
@@ -198,7 +207,6 @@ def _rows(
         if lane in paths:
             speed = case.cost.flops * case.batch * case.steps / statistics.median(seconds[lane])
             row["share_of_peak"] = speed / statistics.median(seconds[f"peak {lane}"])
-            row["seconds_to_first_images"] = ready[lane]
         rows.append(row)
         if lane in paths:
             loop = {"ratio": ratio(seconds[lane], seconds[f"forward {lane}"]), "target": 1.03, "at_most": True}

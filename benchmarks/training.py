@@ -23,7 +23,18 @@ from torch import nn
 if __package__ in (None, ""):  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.lanes import Lane, has_fast_bf16, in_turn, machine, parser, peak_flops, ratio, report, seconds_of
+from benchmarks.lanes import (
+    Lane,
+    has_fast_bf16,
+    in_turn,
+    machine,
+    parser,
+    peak_flops,
+    prepare,
+    ratio,
+    report,
+    seconds_of,
+)
 from benchmarks.networks import CASES, Case
 from pipeline.data.dataset import Dataset, commit_dataset
 from pipeline.data.sources.base import Item
@@ -131,9 +142,7 @@ def measure(name: str, case: Case, device: str, threads: int, rounds: int, ddp: 
 def _rows(
     name: str, case: Case, device: str, lanes: dict[str, Lane], paths: list[str], rounds: int
 ) -> list[dict[str, Any]]:
-    first = {lane: lanes[lane].call("seconds") for lane in lanes}
-    for lane in lanes.values():  # warm
-        lane.call("seconds")
+    prepare(lanes.values(), "seconds")
     calls: dict[str, Any] = {lane: (lambda lane=lane: lanes[lane].call("seconds")) for lane in lanes}
     for path in paths:
         for part in ("batch_seconds", "ema_seconds", "peak"):
@@ -150,7 +159,6 @@ def _rows(
                 "target": _target(path, device),
                 "images_per_second": case.training_batch / middle[path],
                 "share_of_peak": flops / middle[path] / middle[f"peak {path}"],
-                "seconds_of_first_step": first[path],
             }
         )
         for part, words in (("batch_seconds", "making the batch"), ("ema_seconds", "the averages")):

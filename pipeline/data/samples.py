@@ -49,7 +49,7 @@ class Execution:
     chunk_size: int = 256
     threads: int = 1
     channels_last: bool = True
-    compile: bool | Literal["ahead", "reduce-overhead"] = False
+    compile: Literal[False, True, "ahead", "reduce-overhead"] = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:

@@ -156,7 +156,7 @@ class TrainingSettings(Frozen):
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Precision = "fp32"
     channels_last: bool = True
-    compile: bool | Literal["reduce-overhead"] = False
+    compile: Literal[False, True, "reduce-overhead"] = False
     duration_kimg: float = Field(default=200_000, gt=0)
     snapshot_kimg: float = Field(default=10_000, gt=0)
     checkpoint_kimg: float | None = Field(default=None, gt=0)

@@ -96,6 +96,19 @@ def test_one_artifact_serves_every_checkpoint_of_a_model_with_its_own_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [True, "reduce-overhead"])
+def test_networks_that_an_actor_compiles_for_itself_answer_alike_too(
+    tmp_path: Path, builds: list[int], how: Any
+) -> None:
+    store = tiny_store(tmp_path, 1)
+    torch._dynamo.reset()
+    compiled, plain = denoiser_of(store, "net0", compile=how), denoiser_of(store, "net0")
+    torch.testing.assert_close(ask(compiled), ask(plain), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ask(compiled, labelled=False), ask(plain, labelled=False), rtol=1e-4, atol=1e-4)
+    assert not builds
+
+
+@pytest.mark.slow
 def test_half_precision_stays_near_and_an_artifact_that_was_damaged_is_made_again(
     tmp_path: Path, builds: list[int], cache: Path
 ) -> None:

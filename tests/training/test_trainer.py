@@ -91,6 +91,31 @@ def test_dropout_needs_no_state_to_go_on(dataset: Dataset) -> None:
     assert any(not torch.equal(still.weights()["raw"][name], value) for name, value in _weights(broken).items())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [True, "reduce-overhead"])
+def test_a_compiled_training_learns_the_same_and_goes_on_with_the_same_bits(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Any
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    torch._dynamo.reset()
+    still = DDPMpp(**{**UNET.__dict__, "dropout": 0.0})
+    eager, compiled = _trainer(dataset, still), _trainer(dataset, still, compile=how)
+    for trainer in (eager, compiled):
+        trainer._backward()
+    for one, other in zip(eager._network.parameters(), compiled._network.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-3)
+    assert (tmp_path / "sigmasweep" / "inductor").is_dir()
+    through, resumed = _trainer(dataset, UNET, compile=how), _trainer(dataset, UNET, compile=how)
+    through.step()
+    resumed.restore(through.checkpoint())
+    torch.rand(100)
+    for trainer in (through, resumed):
+        trainer.step()
+    for name, value in _weights(through).items():
+        assert torch.equal(_weights(resumed)[name], value)
+
+
 def test_a_network_of_discrete_levels_is_trained_on_its_own_levels_and_told_their_index(dataset: Dataset) -> None:
     model = make_model(dataset, preconditioning=IDDPMPreconditioning(M=50), sigma_data=1.0)
     settings = make_settings(noise=IDDPMLevels(M=50), weighting=InverseVariance(), optimizer=FAST)
