@@ -106,7 +106,7 @@ def linear(quick: bool) -> Iterator[Row]:
     yield Row("policy's time a chunk, 2,000 devices over 125", cost[2000] / cost[125], LINEAR, at_most=True, more=more)
 
 
-def _raise(task: Any, error: Exception) -> None:
+def _raise(_: Any, error: Exception) -> None:
     raise error
 
 
@@ -152,7 +152,7 @@ def smoke(quick: bool) -> Iterator[Row]:
         try:
             cpu = time.process_time()
             policy: Any = Policy(tasks)
-            drive(policy, fleet, lambda task, done: found.append(done), _raise)
+            drive(policy, fleet, lambda _, done: found.append(done), _raise)
             cpu = time.process_time() - cpu
             wall, memory = time.perf_counter() - begin, available_bytes()
         finally:

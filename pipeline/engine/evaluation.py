@@ -50,7 +50,11 @@ class Evaluation:
 
 
 def evaluate(
-    store: Store, results: Sequence[PointResult], seeds: Seeds, plan: ExtractorPlan, reference: Reference,
+    store: Store,
+    results: Sequence[PointResult],
+    seeds: Seeds,
+    plan: ExtractorPlan,
+    reference: Reference,
     keep_moments: bool = False,
 ) -> list[Evaluation]:
     """Evaluates points whose images and features are in the store.

@@ -157,4 +157,3 @@ def retain(store: Store, samples: Sequence[str], keep: Keep, first_seed: int, pi
     for removal in found:
         removal.carry_out(store)
     return sum(removal.size for removal in found)
-

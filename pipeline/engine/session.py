@@ -40,7 +40,7 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
 
     ours = not ray.is_initialized()
     if ours:
-        global _started_in  # noqa: PLW0603
+        global _started_in
         begin = time.perf_counter()
         _connect(num_cpus)
         _started_in = time.perf_counter() - begin
@@ -73,8 +73,7 @@ def _connect(num_cpus: int | None) -> None:
         address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
-        object_store_memory=_started_in = 0.0
-_OBJECT_STORE_BYTES,
+        object_store_memory=_OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
         log_to_driver=False,  # what workers have to say reaches the driver by `Mailbox` and by exceptions
     )
