@@ -157,9 +157,10 @@ def _compute(
             check()
 
         drive(policy, fleet, on_done, run.failed, on_joined)
-    whole = {setting: taken for (setting, generated), taken in policy.taken().items() if generated}
-    conditions = Conditions(work.family, device, count, [plan.settings for plan in extractors])
-    remember(work, conditions, clock.seconds + started_in(), whole)
+    if run.is_whole:
+        whole = {setting: taken for (setting, generated), taken in policy.taken().items() if generated}
+        conditions = Conditions(work.family, device, count, [plan.settings for plan in extractors])
+        remember(work, conditions, clock.seconds + started_in(), whole)
 
 
 class Clock:
