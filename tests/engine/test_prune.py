@@ -19,7 +19,7 @@ from pipeline.engine.retention import retain
 from pipeline.engine.work import Actors, Seeds
 from pipeline.errors import ImagesNotKeptError
 from pipeline.training.snapshot import snapshot_moments
-from tests.engine.tiny import EXECUTION, classifier_plan, contents, put_snapshot, tiny_points, tiny_store
+from tests.engine.tiny import EXECUTION, classifier_plan, contents, tiny_points, tiny_store
 
 HERE = Actors(num_actors=0)
 SEEDS = Seeds(0, 64)  # four chunks
@@ -80,18 +80,15 @@ def test_what_was_set_aside_goes_or_stays_as_asked(tmp_path: Path) -> None:
 
 
 def test_snapshots_go_unless_they_are_new_or_samples_are_made_of_them(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    for num_images in (1000, 2000, 3000, 4000):
-        put_snapshot(store, "net0", 0)  # at 1,000 images; the others are copies under other names
-        manifest = store.manifest("checkpoints/net0-00000000/snapshots/000000001000")
-        blobs = {"raw.safetensors": store.blob(manifest, "raw.safetensors") + b" " * (num_images // 1000)}
-        store.commit(f"checkpoints/net0-00000000/snapshots/{num_images:012d}", blobs, manifest.meta)
-    put_snapshot(store, "net0", 0)
+    store, at = tiny_store(tmp_path, 4), "checkpoints/net0-00000000/snapshots"
+    for number in range(1, 4):  # the weights of the other networks, as if they were later ones of the first
+        other = store.manifest(f"checkpoints/net{number}-{number:08x}/snapshots/000000001000")
+        store.commit(
+            f"{at}/00000000{number + 1}000", {"raw.safetensors": store.blob(other, "raw.safetensors")}, other.meta
+        )
     run(store)  # of the last one
-    sampled = store.manifest("checkpoints/net0-00000000/snapshots/000000004000").blobs["raw.safetensors"].sha256
-    assert sampled in str(store.manifest(store.committed("samples")[-1]).meta)
-    store.commit("samples/" + "e" * 32 + "/setting", {}, {"key": {"networks": {"main": {"weights": store.manifest(
-        "checkpoints/net0-00000000/snapshots/000000002000").blobs["raw.safetensors"].sha256}}}})  # fmt: skip
+    weights = store.manifest(f"{at}/000000002000").blobs["raw.safetensors"].sha256
+    store.commit(f"samples/{'e' * 32}/setting", {}, {"key": {"networks": {"main": {"weights": weights}}}})
     assert gone(store, snapshots=1) == []
     age(store, 25)
     assert gone(store) == []
