@@ -5,9 +5,10 @@ actor takes to start beyond Ray's own time; how many chunks a second the driver 
 whether the driver's memory grows with the number of chunks.
 
 The first one runs `generate` as any job does, on as many actors as there are CPUs, one thread each. A device's time is
-counted from its first chunk to its last, in the actor: waiting for the driver, drawing noise, arithmetic of the sampler,
+counted from its first chunk to its last, in the actor: waiting for the driver, drawing noise, the sampler's arithmetic,
 writing and hashing are all in it. Networks are what is between the beginning and the end of a forward pass, of the
-denoiser or of the extractor.
+denoiser's network or of the extractor's. Writing goes on beside the device, and on a CPU takes its share of the cores;
+so the second number compares with processes that do nothing but forward passes, before and after.
 """
 
 import json

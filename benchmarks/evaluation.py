@@ -146,7 +146,9 @@ def references(quick: bool) -> Iterator[Row]:
         taken, extracted = [], []
         for _ in range(2):
             with counted() as images:
-                taken.append(clock(lambda: reference_moments(Store(folder), dataset, plan, Execution(), progress=False)))
+                taken.append(
+                    clock(lambda: reference_moments(Store(folder), dataset, plan, Execution(), progress=False))
+                )
             extracted.append(images[0])
     assert extracted[0] == count
     more = {"images": count, "first_s": taken[0], "second_s": taken[1]}

@@ -9,8 +9,10 @@ In real time, the engine's fleet and driver on a Ray cluster of 8 nodes with 8 l
 whose actors wait instead of computing and import no torch.
 """
 
+import os
 import random
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,9 +22,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also where it is run as a file
 
+import numpy as np
+import torch
+
 from benchmarks.light import LightActor, LightDone, LightSettings, LightTask
-from benchmarks.report import Row, run
+from benchmarks.report import Row, run, seconds
 from benchmarks.virtual import Chunk, Cluster
+from pipeline.data.chunk_file import Chunk as Chunk256
+from pipeline.data.chunk_file import png
+from pipeline.data.samples import chunk_key, commit_chunk, read_nfe
+from pipeline.data.store import Store
+from pipeline.digests import digest, sha256
+from pipeline.metrics.moments import Moments
 
 DEVICES, NODE = 1000, 8
 MAKESPAN, LINEAR = 1.02, 1.5
@@ -106,7 +117,7 @@ def linear(quick: bool) -> Iterator[Row]:
     yield Row("policy's time a chunk, 2,000 devices over 125", cost[2000] / cost[125], LINEAR, at_most=True, more=more)
 
 
-def _raise(task: Any, error: Exception) -> None:
+def _raise(_: Any, error: Exception) -> None:
     raise error
 
 
@@ -152,7 +163,7 @@ def smoke(quick: bool) -> Iterator[Row]:
         try:
             cpu = time.process_time()
             policy: Any = Policy(tasks)
-            drive(policy, fleet, lambda task, done: found.append(done), _raise)
+            drive(policy, fleet, lambda _, done: found.append(done), _raise)
             cpu = time.process_time() - cpu
             wall, memory = time.perf_counter() - begin, available_bytes()
         finally:
@@ -171,8 +182,59 @@ def smoke(quick: bool) -> Iterator[Row]:
     yield Row(f"{NODES} nodes of {GPUS} GPUs: share of their time in chunks, once all are there", share, more=more)
 
 
+def constants(quick: bool) -> Iterator[Row]:
+    """What `docs/scaling.md` calculates with. None of these has a target."""
+    image = picture(512)
+    size = len(png(image))
+    yield Row("PNG of a 512x512 image, seconds", seconds(lambda: png(image), 9), more={"bytes": size})
+    with tempfile.TemporaryDirectory() as folder:
+        store, images = Store(folder), np.stack([picture(32)] * 256)
+        chunk = Chunk256(0, np.arange(256), np.zeros(256, np.int64), images, np.full(256, 63))
+        key = {"execution": {"chunk_size": 256}, "of": "a setting" * 100}
+        taken = seconds(lambda: commit_chunk(store, key, chunk), 9)
+        yield Row("encoding and committing a chunk of 256 images of 32x32, seconds", taken)
+        key_of_it = chunk_key(digest(key), 0)
+        yield Row("verifying a chunk that is there, seconds", seconds(lambda: read_nfe(store, digest(key), 0), 99))
+        yield Row("its manifest, bytes", float(len(store.read(f"{key_of_it}.json"))))
+    data = os.urandom(2**28)
+    yield Row("sha256, bytes a second", len(data) / seconds(lambda: sha256(data), 3))
+    features = np.random.default_rng(0).normal(size=(2048, 2048)).astype(np.float32)
+    torch.set_num_threads(1)
+    taken = seconds(lambda: Moments.of(features), 3)
+    yield Row("moments of 2,048 features, images a second of one thread", len(features) / taken)
+
+
+def picture(size: int) -> Any:
+    """Slopes and grain: a PNG of it is about as long as one of a photograph, 11 to 12 bits a pixel."""
+    random = np.random.default_rng(0)
+    x, y = np.meshgrid(np.linspace(0, 3, size), np.linspace(0, 2, size))
+    smooth = np.stack([128 + 80 * np.sin(x * k) * np.cos(y * (4 - k)) for k in (1, 2, 3)])
+    return (smooth + random.normal(0, 2.5, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+def waiting(quick: bool) -> Iterator[Row]:
+    """What the driver's question costs, with two chunks in flight on each of many actors."""
+    import ray
+
+    from pipeline.engine.session import session
+
+    with session(2):
+        hold = ray.remote(Sleeper).options(num_cpus=0, max_concurrency=4000).remote()
+        calls = [hold.sleep.remote() for _ in range(2 * DEVICES)]
+        taken = seconds(lambda: ray.wait(calls, num_returns=len(calls), timeout=0), 9)
+        ray.kill(hold)
+    yield Row(f"asking which of {2 * DEVICES:,} chunks are done, seconds", taken)
+
+
+class Sleeper:
+    async def sleep(self) -> None:
+        import asyncio
+
+        await asyncio.sleep(3600)
+
+
 def measure(quick: bool) -> Iterator[Row]:
-    for part in (makespan, linear, smoke):
+    for part in (makespan, linear, smoke, constants, waiting):
         yield from part(quick)
 
 

@@ -37,7 +37,9 @@ class Cluster:
     now: float = 0.0
 
     def __post_init__(self) -> None:
-        self._policy = Policy(self.chunks, Limits(deaths=1000), kind=lambda chunk: chunk.seconds, clock=lambda: self.now)
+        self._policy = Policy(
+            self.chunks, Limits(deaths=1000), kind=lambda chunk: chunk.seconds, clock=lambda: self.now
+        )
         self._speed: dict[int, float] = {}
         self._queues: dict[int, list[Chunk]] = {}
         self._free_since: dict[int, float] = {}

@@ -47,7 +47,8 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
     measures = measures_of(store, settings, settings.metrics, points)
     return benchmark(
         store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
-        engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings), keep=settings.keep,
+        engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
+        keep=settings.keep,
     )  # fmt: skip
 
 

@@ -118,10 +118,8 @@ def _time(store: Store, settings: GenerateSettings, found: list[Setting], placem
     timing = settings.timing if isinstance(settings, BenchmarkSettings) else None
     timed = 0.0 if timing is None else forecast_timing(store, found, timing.images, timing.repeats, conditions)
     adaptive = ", if images of adaptive steps take 50 evaluations" if any(s.count_nfe() is None for s in found) else ""
-    return (
-        f"about {duration(images.seconds + (timed or 0.0))} for {images.chunks:,} chunks on {images.workers} actors, by "
-        f"{images.source}{adaptive}"
-    )
+    time = duration(images.seconds + (timed or 0.0))
+    return f"about {time} for {images.chunks:,} chunks on {images.workers} actors, by {images.source}{adaptive}"
 
 
 def point_of(name: str, settings: PointSettings) -> Point:

@@ -5,7 +5,7 @@ workers, so no device waits between points.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,6 +14,7 @@ from pipeline.data.chunk_file import ImageFormat
 from pipeline.data.samples import Execution, commit_setting
 from pipeline.data.store import Store
 from pipeline.diffusion.timesteps import grid
+from pipeline.engine.aside import aside
 from pipeline.engine.driver import drive
 from pipeline.engine.fleet import Fleet, local_fleet, num_actors, ray_fleet
 from pipeline.engine.guides import check_guidance
@@ -42,7 +43,8 @@ def generate(
         extractors: features of these are kept beside the images.
         namespace: keeps the samples apart from those of other runs.
         progress: show a bar.
-        on_point: called in this process as soon as a point is complete, while others are still at work.
+        on_point: called in this process as soon as a point is complete, while others are still at work; in a thread
+            beside the one that feeds the actors.
         image_format: how images are kept; it is not part of what they are.
         pictures: of so many of the first seeds the images must be there, of all by default; of the others it is enough
             that their features are, where images were given up to free space.
@@ -57,14 +59,25 @@ def generate(
     placement = place(execution, actors)
     settings = find_settings(store, points, execution, placement, namespace)
     store.check_writable()
-    run = Run(points, settings, seeds, on_point)
-    run.take_stock(store, [plan.digest for plan in extractors], pictures)
-    if run.tasks:
-        _check_weights(store, run.tasks)
-        memory = actors.denoiser_memory_gb
-        work = WorkerSettings(store, execution, placement.device, placement.family, image_format, memory)
-        _compute(run, work, extractors, actors, progress, placement.name)
+    with _telling(on_point, beside=actors.num_actors != 0) as (tell, check):
+        run = Run(points, settings, seeds, tell)
+        run.take_stock(store, [plan.digest for plan in extractors], pictures)
+        if run.tasks:
+            _check_weights(store, run.tasks)
+            memory = actors.denoiser_memory_gb
+            work = WorkerSettings(store, execution, placement.device, placement.family, image_format, memory)
+            _compute(run, work, extractors, actors, progress, placement.name, check)
     return run.results()
+
+
+@contextmanager
+def _telling(on_point: OnPoint | None, beside: bool) -> Iterator[tuple[OnPoint | None, Callable[[], None]]]:
+    """How to tell of a point, and how to see whether that went well."""
+    if on_point is None or not beside:
+        yield on_point, lambda: None
+        return
+    with aside(on_point) as calls:
+        yield calls, calls.check
 
 
 def find_settings(
@@ -118,8 +131,9 @@ def _check_weights(store: Store, tasks: Sequence[Task]) -> None:
 
 
 def _compute(
-    run: Run, work: WorkerSettings, extractors: Sequence[ExtractorPlan], actors: Actors, progress: bool, device: str
-) -> None:
+    run: Run, work: WorkerSettings, extractors: Sequence[ExtractorPlan], actors: Actors, progress: bool, device: str,
+    check: Callable[[], None],
+) -> None:  # fmt: skip
     tasks = run.tasks
     for setting in {task.setting: None for task in tasks}:
         guide = {} if setting.guide is None else {"guide": setting.guide.title}
@@ -140,11 +154,13 @@ def _compute(
         def on_done(task: Task, done: Done) -> None:
             told.advance(work.execution.chunk_size, costs[task])
             run.done(task, done)
+            check()
 
         drive(policy, fleet, on_done, run.failed, on_joined)
-    whole = {setting: taken for (setting, generated), taken in policy.taken().items() if generated}
-    conditions = Conditions(work.family, device, count, [plan.settings for plan in extractors])
-    remember(work, conditions, clock.seconds + started_in(), whole)
+    if run.is_whole:
+        whole = {setting: taken for (setting, generated), taken in policy.taken().items() if generated}
+        conditions = Conditions(work.family, device, count, [plan.settings for plan in extractors])
+        remember(work, conditions, clock.seconds + started_in(), whole)
 
 
 class Clock:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.data.store import Store
 from pipeline.digests import digest, plain
-from pipeline.engine.work import ExtractorPlan, Setting, WorkerSettings
+from pipeline.engine.work import Setting, WorkerSettings
 from pipeline.errors import StoreError
 from pipeline.metrics.extractors import ExtractorSettings
 

@@ -85,6 +85,7 @@ class Policy(Generic[Job]):
         self._clock = clock
         self._since: dict[Worker, float] = {}  # when a worker began with the first of its jobs
         self._speeds = Speeds()
+        self._resting: dict[Worker, None] = {}  # slow ones that get nothing more, unless something happens
 
     @property
     def finished(self) -> bool:
@@ -116,10 +117,12 @@ class Policy(Generic[Job]):
             The jobs that are given up: this happened to them too often.
         """
         jobs = self._flying.pop(worker)
-        self._by_load[len(jobs)].pop(worker)
+        self._by_load[len(jobs)].pop(worker, None)
+        self._resting.pop(worker, None)
         self._settle(worker, None)
         self._since.pop(worker, None)
         self._speeds.leave(worker)
+        self._wake()
         if by_chance:
             self._give_back(jobs)
             return []
@@ -139,19 +142,17 @@ class Policy(Generic[Job]):
         """What to hand to whom now. Workers with nothing to do come first."""
         handed: list[tuple[Worker, Job]] = []
         for load in range(self._in_flight):
-            hungry, passed_over = self._by_load[load], []
+            hungry = self._by_load[load]
             while hungry and self._may_take(load):
                 worker = next(iter(hungry))
-                if self._speeds.would_delay(worker, load, self._kinds):
-                    passed_over.append(worker)
-                    hungry.pop(worker)
+                if self._speeds.would_delay(worker, load, self._kinds, self._num_waiting):
+                    self._resting[worker] = hungry.pop(worker)
                     continue
                 job = self._take(worker)
                 self._flying[worker].append(job)
                 self._move(worker, load)
                 self._since.setdefault(worker, self._clock())
                 handed.append((worker, job))
-            hungry.update(dict.fromkeys(passed_over))
         return handed
 
     def done(self, worker: Worker, job: Job) -> None:
@@ -239,8 +240,15 @@ class Policy(Generic[Job]):
             self._crew[checkpoint] += 1
 
     def _move(self, worker: Worker, load: int) -> None:
-        self._by_load[load].pop(worker)
+        self._by_load[load].pop(worker, None)
+        self._resting.pop(worker, None)
         self._by_load[len(self._flying[worker])][worker] = None
+
+    def _wake(self) -> None:
+        """There is more to do, or there are fewer to do it."""
+        for worker in self._resting:
+            self._by_load[len(self._flying[worker])][worker] = None
+        self._resting.clear()
 
     def _put_down(self, worker: Worker, job: Job) -> None:
         load = len(self._flying[worker])
@@ -257,6 +265,7 @@ class Policy(Generic[Job]):
     def _count(self, jobs: list[Job]) -> None:
         self._num_waiting += len(jobs)
         self._kinds.update(map(self._kind, jobs))
+        self._wake()
 
     def _close(self, job: Job) -> None:
         self._left[job.checkpoint] -= 1

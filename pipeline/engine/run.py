@@ -98,6 +98,11 @@ class Run:
         self._errors[task.setting.digest] = error
         say(f"{error}; this setting is given up, the others go on")
 
+    @property
+    def is_whole(self) -> bool:
+        """No point failed."""
+        return not self._errors
+
     def results(self) -> list[PointResult]:
         """One a point, in their order.
 

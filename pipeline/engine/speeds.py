@@ -1,9 +1,11 @@
 """How fast workers are, learnt from how long their jobs took, so that the last jobs do not go to the slow ones."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Mapping
 
 _SLOW = 0.8  # of the usual speed: below it a worker is not given what others would end sooner
+
+_STALE = 0.02  # what waits is counted again when its number has changed by this share
 
 
 class Speeds:
@@ -14,6 +16,8 @@ class Speeds:
         self._workers: defaultdict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])  # usual and taken, in seconds
         self._slow: set[int] = set()
         self._there: set[int] = set()
+        self._all = 0.0, 0
+        self._outlook_at, self._found = -1, (0.0, 0.0)
 
     def join(self, worker: int) -> None:
         self._there.add(worker)
@@ -27,6 +31,7 @@ class Speeds:
         """A worker has done a job."""
         total, count = self._kinds.get(kind, (0.0, 0))
         self._kinds[kind] = total + seconds, count + 1
+        self._all = self._all[0] + seconds, self._all[1] + 1
         mine = self._workers[worker]
         mine[0] += (total + seconds) / (count + 1)
         mine[1] += seconds
@@ -42,7 +47,7 @@ class Speeds:
         usual, taken = self._workers[worker]
         return usual / taken if taken > 0 else 1.0
 
-    def would_delay(self, worker: int, behind: int, waiting: Mapping[Hashable, int]) -> bool:
+    def would_delay(self, worker: int, behind: int, waiting: Mapping[Hashable, int], number: int) -> bool:
         """Whether a worker would still be at its next job when the others could have done all that waits.
 
         Only of slow workers, and only while there are others.
@@ -50,17 +55,22 @@ class Speeds:
         Args:
             behind: jobs that the worker has already.
             waiting: jobs that nobody has, by kind.
+            number: of these in all.
         """
         if worker not in self._slow or len(self._slow) == len(self._there):
             return False
-        times = Counter({kind: self._usual(kind) * count for kind, count in waiting.items()})
-        job = max((self._usual(kind) for kind, count in waiting.items() if count), default=0.0)
-        left = sum(times.values()) / len(self._there)
-        return (behind + 1) * job / self.speed(worker) > left + job
+        total, longest = self._outlook(waiting, number)
+        return (behind + 1) * longest / self.speed(worker) > total / len(self._there) + longest
+
+    def _outlook(self, waiting: Mapping[Hashable, int], number: int) -> tuple[float, float]:
+        """The seconds of all that waits, and of the longest job of it; not counted again for every one that goes."""
+        if abs(number - self._outlook_at) > _STALE * self._outlook_at:
+            times = [(self._usual(kind), count) for kind, count in waiting.items() if count]
+            self._found = sum(time * count for time, count in times), max((time for time, _ in times), default=0.0)
+            self._outlook_at = number
+        return self._found
 
     def _usual(self, kind: Hashable) -> float:
-        if kind in self._kinds:
-            total, count = self._kinds[kind]
-            return total / count
-        totals = list(self._kinds.values())  # of one that nobody has done: as of all the others
-        return sum(total for total, _ in totals) / max(sum(count for _, count in totals), 1)
+        """Of a kind that nobody has done yet: as of all the others."""
+        total, count = self._kinds.get(kind, self._all)
+        return total / max(count, 1)

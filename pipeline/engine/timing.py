@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.digests import canonical, digest

@@ -2,12 +2,15 @@
 
     |mean_a - mean_b|^2 + Tr(A) + Tr(B) - 2 Tr((A B)^(1/2))
 
-With A = F F^T the eigenvalues of A B are those of the symmetric F^T B F, so the trace of the root needs no root.
+With A = F F^T the eigenvalues of A B are those of the symmetric F^T B F, so the trace of the root needs no root. Where
+F is triangular LAPACK makes that product in a third of the operations (`sygst`).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
+from scipy.linalg.lapack import dsygst
 
 from pipeline.metrics.moments import Float64, Gaussian
 
@@ -38,7 +41,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> Frechet:
     factor_a, factor_b = _cholesky(a), _cholesky(b)
     rank_deficient = _of_too_few(a, factor_a) or _of_too_few(b, factor_b)
     if factor_a is not None and factor_b is not None:
-        trace_of_root = _trace_of_root(factor_a, b)
+        trace_of_root = _sum_of_roots(_reduced(factor_a, b))
     else:
         factor_a, factor_b = _range(a), _range(b)
         small_a = factor_a.shape[1] <= factor_b.shape[1]
@@ -64,8 +67,8 @@ def _cholesky(gaussian: Gaussian) -> Float64 | None:
     if gaussian.count is not None and gaussian.count <= d:
         return None
     try:
-        lower: Float64 = np.linalg.cholesky(gaussian.covariance).astype(np.float64, copy=False)
-    except np.linalg.LinAlgError:
+        lower: Float64 = scipy.linalg.cholesky(gaussian.covariance, lower=True, check_finite=False)
+    except scipy.linalg.LinAlgError:
         return None
     pivots = np.square(np.diagonal(lower))
     return lower if pivots.min() > _rounding(d) * pivots.max() else None
@@ -81,7 +84,18 @@ def _range(gaussian: Gaussian) -> Float64:
 def _trace_of_root(factor: Float64, other: Gaussian) -> float:
     if factor.shape[1] == 0:
         return 0.0
-    values = np.linalg.eigvalsh(factor.T @ other.covariance @ factor)
+    return _sum_of_roots(factor.T @ other.covariance @ factor)
+
+
+def _reduced(lower: Float64, other: Gaussian) -> Float64:
+    """The lower triangle of L^T B L, L a lower triangle. B is symmetric: its transpose is B as Fortran has it."""
+    product: Float64 = dsygst(other.covariance.T, lower, itype=2, lower=1)[0]
+    return product
+
+
+def _sum_of_roots(symmetric: Float64) -> float:
+    """Of the eigenvalues; the lower triangle is read."""
+    values = np.linalg.eigvalsh(symmetric)
     return float(np.sqrt(values.clip(min=0)).sum())
 
 

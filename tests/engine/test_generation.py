@@ -5,7 +5,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,13 +24,15 @@ from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.solvers import BogackiShampine
 from pipeline.diffusion.stochasticity import Restart
 from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, ExplicitSteps
-from pipeline.engine.actor import ChunkWorker, Denoisers
+from pipeline.engine.actor import Actor, ChunkWorker, Denoisers
 from pipeline.engine.devices import family, fixed_arithmetic
-from pipeline.engine.generation import PointResult, generate
+from pipeline.engine.generation import PointResult, find_settings, generate
+from pipeline.engine.placement import place
 from pipeline.engine.session import Resources
 from pipeline.engine.timing import time_points
-from pipeline.engine.work import Actors, Point, Seeds, Setting, Task, WorkerSettings
-from pipeline.errors import CheckpointError, RunFailedError, SettingsError, StoreError
+from pipeline.engine.work import Actors, ExtractorPlan, Point, Seeds, Setting, Task, WorkerSettings
+from pipeline.errors import CheckpointError, DataError, RunFailedError, SettingsError, StoreError
+from pipeline.metrics.extractors.classifier import ClassifierNetwork, to_bytes
 from pipeline.training.snapshot import CheckpointRef, build_denoiser, find_snapshot, read_weights
 from tests.engine.processes import below, meanwhile, wait_until
 from tests.engine.tiny import (
@@ -308,6 +312,40 @@ def test_a_task_done_twice_writes_the_same_once(tmp_path: Path) -> None:
         done = ChunkWorker(settings, ()).work(Task(setting, 1, generate=True))
     assert store.keys("samples") == before
     assert set(done.nfe) == {5}
+
+
+class MeetingStore(Store):
+    """Writes the images of a chunk only when those of another are there to be written too."""
+
+    meeting = threading.Barrier(2, timeout=100)
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        if key.endswith("images.parquet"):
+            self.meeting.wait()
+        super().write(key, data)
+
+
+def test_the_device_is_at_the_next_chunk_while_one_is_written(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    tiny_store(tmp_path, 1)
+    store = MeetingStore(tmp_path)
+    settings = WorkerSettings(store, EXECUTION, "cpu", family("cpu", "fp32"))
+    [setting] = find_settings(store, tiny_points(1, (3,)), EXECUTION, place(EXECUTION, HERE))
+    actor = Actor(settings, [classifier_plan()])
+    with ThreadPoolExecutor(2) as calls:  # as Ray's threads are
+        tasks = [Task(setting, index, generate=True, extract=(0,)) for index in range(4)]
+        done = list(calls.map(lambda task: actor.work(task, {}), tasks))
+    assert [set(one.nfe) for one in done] == [{5}] * 4
+    assert contents(store).items() <= undisturbed.items()
+    assert committed_features(store, setting.digest, classifier_plan().digest) == {0, 1, 2, 3}
+
+
+def test_images_are_kept_where_their_features_cannot_be_taken(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path, 1)
+    wrong = ExtractorPlan(classifier_plan().settings, to_bytes(ClassifierNetwork((3, 8, 8), 10, 4, 6)))
+    run(store, points=tiny_points(1, (3,)))
+    with pytest.raises(DataError, match="was trained on images of shape"):
+        run(store, points=tiny_points(1, (3,)), extractors=[wrong])
+    assert len(contents(store)) == 4
 
 
 # -- what cannot be done is said ---------------------------------------------------------------------------------------

@@ -98,6 +98,33 @@ def test_a_thousand_uneven_devices_are_kept_busy_to_the_end() -> None:
     assert max(cluster.loads.values()) <= 5  # every checkpoint once, of 20 chunks a device
 
 
+def test_the_end_does_not_wait_for_the_slow() -> None:
+    """One device in twenty is slow, and is given nothing that the others would end sooner; but it is not idle before,
+    and where all the others leave it does all that is left."""
+    jobs = jobs_of(num_checkpoints=2, chunks=100, seed=5)
+    cluster = Cluster(Policy(jobs, kind=lambda job: job.seconds, clock=lambda: cluster.now))
+    for worker in range(200):
+        cluster.speed[worker] = 0.3 if worker % 20 == 0 else 1.0
+        cluster.at(0, "join", worker)
+    cluster.run()
+    assert cluster.done == Counter(jobs)
+    bound = sum(job.seconds for job in jobs) / sum(cluster.speed.values())
+    assert cluster.last_end <= 1.02 * bound + max(job.seconds for job in jobs)
+    assert cluster.busy / (200 * cluster.last_end) > 0.9
+
+
+def test_slow_workers_do_what_is_left_when_all_others_have_gone() -> None:
+    jobs = jobs_of(num_checkpoints=1, chunks=20)
+    cluster = Cluster(Policy(jobs, kind=lambda job: job.seconds, clock=lambda: cluster.now))
+    for worker in range(20):
+        cluster.speed[worker] = 0.2 if worker == 0 else 1.0
+        cluster.at(0, "join", worker)
+        if worker:
+            cluster.at(300, "leave", worker)
+    cluster.run()
+    assert cluster.done == Counter(jobs)
+
+
 def test_devices_that_leave_and_join_lose_and_double_nothing() -> None:
     jobs = jobs_of(num_checkpoints=4, chunks=60, seed=2)
     cluster = Cluster(Policy(jobs, Limits(deaths=20)))

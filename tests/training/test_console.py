@@ -21,13 +21,23 @@ def test_progress_is_written_over_on_a_terminal_and_what_was_said_stays() -> Non
     assert screen.getvalue() == "\r10 images, long line\r20 images           \ndone\n"
 
 
-def test_progress_is_a_line_each_time_where_nothing_can_be_written_over() -> None:
-    stream = io.StringIO()
-    terminal = Terminal(stream)
-    terminal.show("10 images")
-    terminal.show("20 images")
+def test_progress_is_a_line_now_and_then_where_nothing_can_be_written_over_and_the_last_one_always() -> None:
+    stream, now = io.StringIO(), [100.0]
+    terminal = Terminal(stream, lambda: now[0])
+    for number in range(40):
+        terminal.show(f"{number} images")
+        now[0] += 1
+    terminal.say("something happened")
     terminal.end()
-    assert stream.getvalue() == "10 images\n20 images\n"
+    assert stream.getvalue().splitlines() == ["0 images", "15 images", "30 images", "something happened", "39 images"]
+    assert "\r" not in stream.getvalue()
+
+
+def test_a_line_that_is_longer_than_the_terminal_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    screen = _Screen()
+    Terminal(screen).show("a" * 50)
+    assert screen.getvalue() == "\r" + "a" * 19
 
 
 @pytest.mark.parametrize(
