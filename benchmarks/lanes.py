@@ -8,6 +8,7 @@ import argparse
 import gc
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+_CPU_CLOCK = "SIGMASWEEP_BENCHMARK_CPU_CLOCK"  # set: CPU time
 
 
 class Lane:
@@ -104,13 +107,14 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 
 def seconds_of(work: Callable[[], object], device: str = "cpu") -> float:
-    """Wall time of a call, a GPU's work in it."""
+    """Time of a call, a GPU's work in it, by the clock that was chosen."""
+    clock = time.process_time if _CPU_CLOCK in os.environ else time.perf_counter
     gc.collect()
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     work()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait(device: str) -> None:
@@ -152,11 +156,26 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--networks", help="comma-separated; all by default")
     made.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     made.add_argument("--rounds", type=int, help="how often all are measured in turn")
+    made.add_argument(
+        "--cpu-time", action="store_true",
+        help="the processes' CPU time in place of wall time, with one thread: for a machine that does other work too",
+    )  # fmt: skip
     return made
 
 
-def report(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], path: Path | None) -> None:
+def parsed(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options, with the clock set for this process and its lanes."""
+    options = made.parse_args()
+    if options.cpu_time:
+        os.environ[_CPU_CLOCK] = "1"
+        options.threads = 1
+    return options
+
+
+def report(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace, rounds: int) -> None:
     """Prints a table and writes the JSON file, if one is wanted."""
+    clock = "CPU time" if options.cpu_time else "wall time"
+    about = {"machine": machine(options.device), "threads": options.threads, "rounds": rounds, "clock": clock}
     print(f"torch {torch.__version__}; " + "; ".join(f"{name} {value}" for name, value in about.items()) + "\n")
     print("| what | ratio | target | |\n|---|---:|---:|---|")
     for row in rows:
@@ -164,10 +183,10 @@ def report(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], path: Pa
         told = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in others.items())
         bound = "" if row["target"] is None else f"{'<' if row.get('at_most') else '>'} {row['target']:g}"
         print(f"| {row['name']} | {row['ratio']:.3g} | {bound} | {told} |")
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         whole = {"torch": torch.__version__, **about, "command": sys.argv, "rows": list(rows)}
-        path.write_text(json.dumps(whole, indent=1) + "\n")
+        options.json.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 def _short(value: Any) -> str:

@@ -33,7 +33,7 @@ from benchmarks.lanes import (
     Lane,
     has_fast_bf16,
     in_turn,
-    machine,
+    parsed,
     parser,
     peak_flops,
     prepare,
@@ -228,16 +228,16 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     options.add_argument("--all-paths", action="store_true", help="eager and compiled in the actor too")
-    chosen = options.parse_args()
+    chosen = parsed(options)
     names = (chosen.networks or ("7.0M,55.7M" if chosen.quick else ",".join(CASES))).split(",")
     if unknown := set(names) - set(CASES):
         options.error(f"--networks: no network {', '.join(sorted(unknown))} (there are: {', '.join(CASES)})")
     rounds = chosen.rounds or (5 if chosen.quick else 9)
     rows = []
     for name in names:
-        rows += measure(name, CASES[name], chosen, rounds)
-    about = {"machine": machine(chosen.device), "threads": chosen.threads, "rounds": rounds}
-    report(rows, about, chosen.json)
+        case = CASES[name]
+        rows += measure(name, case.quick if chosen.quick else case, chosen, rounds)
+    report(rows, chosen, rounds)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from benchmarks.lanes import (
     Lane,
     has_fast_bf16,
     in_turn,
-    machine,
+    parsed,
     parser,
     peak_flops,
     prepare,
@@ -200,17 +200,17 @@ def _ddp_rows(name: str, case: Case, folder: str, rounds: int) -> list[dict[str,
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    chosen = options.parse_args()
+    chosen = parsed(options)
     names = (chosen.networks or ("7.0M,55.7M" if chosen.quick else ",".join(CASES))).split(",")
     if unknown := set(names) - set(CASES):
         options.error(f"--networks: no network {', '.join(sorted(unknown))} (there are: {', '.join(CASES)})")
     rounds = chosen.rounds or (3 if chosen.quick else 7)
     rows = []
     for name in names:
-        case = CASES[name]
+        case = CASES[name].quick if chosen.quick else CASES[name]
         with_ddp = chosen.device == "cpu" and not (chosen.quick and case.is_large)
         rows += measure(name, case, chosen.device, chosen.threads, rounds, with_ddp)
-    report(rows, {"machine": machine(chosen.device), "threads": chosen.threads, "rounds": rounds}, chosen.json)
+    report(rows, chosen, rounds)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from pipeline.digests import digest
 from pipeline.engine.cache import Kept, kept
 from pipeline.engine.devices import Device, as_dtype, device_name
 from pipeline.errors import SettingsError
-from pipeline.networks.flat_norm import flatten_norms
 from pipeline.training.settings import ModelSpec
 
 RECIPE = 1  # the revision of how artifacts are made
@@ -69,15 +68,13 @@ def compiled_ahead(network: nn.Module, model: ModelSpec, execution: Execution, d
     The threads that torch has now are those that the code will use.
 
     Args:
-        network: in its final precision, layout and place, with its weights; it is changed in place.
+        network: in its final precision, layout and place, with its weights.
         model: that it was built from.
 
     Raises:
         SettingsError: it cannot be compiled here.
         StoreError: the folder cannot be used.
     """
-    if device == "cpu":
-        flatten_norms(network)
     example = _example(model, execution, device)
     folder = private_folder(_FOLDER)
     key = digest(_key(model, execution, device))

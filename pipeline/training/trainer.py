@@ -13,7 +13,6 @@ from pipeline.data.private_folder import private_folder
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
 from pipeline.networks.edm2_layers import normalize_weights
-from pipeline.networks.flat_norm import flatten_norms
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.checkpoint import RAW, Checkpoint
 from pipeline.training.ema import Averages, as_stored
@@ -248,7 +247,7 @@ def _build(model: ModelSpec, settings: TrainingSettings, device: torch.device) -
     if settings.channels_last:
         _to_channels_last(network)
     if settings.compile:
-        _compile(network, settings, device)
+        _compile(network, settings)
     return network
 
 
@@ -262,12 +261,10 @@ def _to_channels_last(network: nn.Module) -> None:
             parameter.data = parameter.data.as_strided(parameter.shape, (channels, 1, channels, channels))
 
 
-def _compile(network: nn.Module, settings: TrainingSettings, device: torch.device) -> None:
+def _compile(network: nn.Module, settings: TrainingSettings) -> None:
     """In place, so that parameters keep their names. Compiled code is kept for the next start, where only this user
     can have put it."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("inductor")))
-    if device.type == "cpu":
-        flatten_norms(network)
     network.compile(mode="reduce-overhead" if settings.compile == "reduce-overhead" else "default")
 
 

@@ -97,7 +97,8 @@ def test_a_compiled_training_learns_the_same_and_goes_on_with_the_same_bits(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Any
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "to be restored")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     torch._dynamo.reset()
     still = DDPMpp(**{**UNET.__dict__, "dropout": 0.0})
     eager, compiled = _trainer(dataset, still), _trainer(dataset, still, compile=how)
