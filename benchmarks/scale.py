@@ -182,7 +182,7 @@ def smoke(quick: bool) -> Iterator[Row]:
     yield Row(f"{NODES} nodes of {GPUS} GPUs: share of their time in chunks, once all are there", share, more=more)
 
 
-def constants(quick: bool) -> Iterator[Row]:
+def constants() -> Iterator[Row]:
     """What `docs/scaling.md` calculates with. None of these has a target."""
     image = picture(512)
     size = len(png(image))
@@ -212,7 +212,7 @@ def picture(size: int) -> Any:
     return (smooth + random.normal(0, 2.5, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
-def waiting(quick: bool) -> Iterator[Row]:
+def waiting() -> Iterator[Row]:
     """What the driver's question costs, with two chunks in flight on each of many actors."""
     import ray
 
@@ -234,8 +234,10 @@ class Sleeper:
 
 
 def measure(quick: bool) -> Iterator[Row]:
-    for part in (makespan, linear, smoke, constants, waiting):
+    for part in (makespan, linear, smoke):
         yield from part(quick)
+    for part in (constants, waiting):
+        yield from part()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ FORMAT = 1
 ImageFormat = Literal["png", "raw"]
 Encoding = Literal["png", "raw", "none"]  # none: the images were not kept
 _METADATA = b"sigmasweep"
+_LARGE = 3 * 128 * 128  # numbers of an image that is worth a thread of its own
+_ENCODERS = 4
 _PNG_LEVEL = 6  # of compression; less is larger and, on images this small, no faster
 
 _DAMAGE = (pa.ArrowException, ValueError, KeyError, TypeError, OSError, SyntaxError, Image.DecompressionBombError)
@@ -130,9 +133,17 @@ def _column(chunk: Chunk, image_format: ImageFormat) -> Any:
         return pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(size), len(chunk), [None, pa.py_buffer(np.ascontiguousarray(chunk.images))]
         )
-    files = [png(image) for image in chunk.images]
+    files = _files(chunk.images)
     paths = [f"{seed:06d}.png" for seed in chunk.seeds]
     return pa.StructArray.from_arrays([pa.array(files, pa.binary()), pa.array(paths)], ["bytes", "path"])
+
+
+def _files(images: NDArray[np.uint8]) -> list[bytes]:
+    """Large images on several threads, for the compression leaves the interpreter free; small ones gain nothing."""
+    if images[0].size < _LARGE:
+        return [png(image) for image in images]
+    with ThreadPoolExecutor(_ENCODERS) as threads:
+        return list(threads.map(png, images))
 
 
 def _about(schema: Any) -> Mapping[str, Any]:

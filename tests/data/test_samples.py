@@ -19,7 +19,9 @@ from pipeline.data.samples import (
     commit_setting,
     committed_chunks,
     export_png,
+    give_up_images,
     read_chunk,
+    read_counts,
     read_nfe,
     read_samples,
     read_setting,
@@ -34,7 +36,7 @@ from pipeline.diffusion.solvers import Euler
 from pipeline.diffusion.stochasticity import Churn
 from pipeline.diffusion.timesteps import EDMSteps
 from pipeline.digests import digest
-from pipeline.errors import StoreError
+from pipeline.errors import ImagesNotKeptError, StoreError
 
 C = 4
 CPU = {"kind": "cpu", "architecture": "x86_64", "instructions": "AVX512"}
@@ -168,6 +170,29 @@ def test_equal_chunks_are_equal_files() -> None:
     from pipeline.data.chunk_file import encode
 
     assert encode(chunk(1), "d", key(), "png") == encode(chunk(1), "d", key(), "png")
+
+
+def test_large_images_come_back_in_their_order(store: Store) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (C, 3, 128, 160), np.uint8)
+    written = dataclasses.replace(chunk(7), images=images)
+    commit_chunk(store, key(), written)
+    assert np.array_equal(read_chunk(store, digest(key()), 7).images, images)
+
+
+def test_a_chunk_without_its_images_is_whole_but_for_them(store: Store) -> None:
+    commit_setting(store, key(), name="heun", checkpoint="digits@1000/raw")
+    written = chunk(7)
+    commit_chunk(store, key(), written)
+    assert give_up_images(store, digest(key()), 7) > 0
+    assert give_up_images(store, digest(key()), 7) == 0
+    with pytest.raises(ImagesNotKeptError, match="chunk-000007: its images were not kept"):
+        read_chunk(store, digest(key()), 7)
+    counts = read_counts(store, digest(key()), 7)
+    assert np.array_equal(counts.nfe, written.nfe)
+    assert not counts.has_images
+    assert len([name for name in store.keys("samples") if name.endswith(".parquet")]) == 1
+    commit_chunk(store, key(), written)
+    assert read_chunk(store, digest(key()), 7).content_digest == written.content_digest
 
 
 def test_what_is_there_is_found_by_one_listing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

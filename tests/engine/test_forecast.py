@@ -51,7 +51,7 @@ def test_timings_serve_where_nothing_was_run_and_workers_share_the_work(tmp_path
     settings = find_settings(store, points, EXECUTION, PLACE)
     conditions = Conditions(PLACE.family, PLACE.name, 1)
     assert forecast_timing(store, settings, 8, 3, conditions) == pytest.approx(
-        timing.seconds_per_1000 / 1000 * 8 * (3 * 9 + 2)
+        timing.seconds_per_1000 / 1000 / 5 * 8 * (3 * 9 + 2)
     )
 
 
