@@ -77,7 +77,7 @@ def test_an_actor_that_is_killed_while_it_works_on_object_storage_loses_nothing(
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_training_on_object_storage_that_is_killed_ends_with_the_bits_of_one_on_a_local_disk(
     tmp_path: Path, s3: ObjectServer, num_workers: int
@@ -91,7 +91,7 @@ def test_a_training_on_object_storage_that_is_killed_ends_with_the_bits_of_one_o
         killed.send_signal(signal.SIGKILL)
         killed.wait()
     with driver(store, num_workers) as successor:
-        told, _ = successor.communicate(timeout=240)
+        told, _ = successor.communicate(timeout=600)
     assert successor.returncode == 0, told
     assert f"process {killed.pid} on " in told
     assert "is gone; its place is taken" in told
@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_on_object_storage_is_set_aside_and_the_one_before_
     store = s3.store()
     job = make_job(store, make_settings(3), NETWORK)
     with driver(store, 0) as first:
-        first.communicate(timeout=240)
+        first.communicate(timeout=600)
     key = store.committed(checkpoint.states_prefix(job.folder))[-1]
     flip(store, key, "exp_avg.safetensors")
     told: list[str] = []
