@@ -23,7 +23,9 @@ def main(store: Store, count: int) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": _MEMORY})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": _MEMORY, "include_dashboard": False}
+    )
     nodes = [_node(cluster), _node(cluster)]
     ray.init(address=cluster.address, log_to_driver=False)
 

@@ -78,8 +78,8 @@ def test_a_server_killed_three_times_and_replies_lost_on_the_wire_lose_and_doubl
     server: Server, wire: LossyWire, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     among = random.Random(6)
-    reporter = MlflowReporter(wire.uri, EXPERIMENT, str(tmp_path / "spool"), flush_timeout=120)
-    with telling(capsys) as tell, job(reporter, "storm", 1000, tmp_path / "enough") as process:
+    reporter = MlflowReporter(wire.uri, EXPERIMENT, str(tmp_path / "spool"), flush_timeout=300)
+    with telling(capsys) as tell, job(reporter, "storm", 1000, tmp_path / "enough", 0.01) as process:
         for _ in range(KILLS):
             time.sleep(among.uniform(2, 8))
             server.kill()

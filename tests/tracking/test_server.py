@@ -43,7 +43,7 @@ JOB = """if True:
     step = 0
     while step < int(sys.argv[3]) or (sys.argv[4] and not os.path.exists(sys.argv[4])):
         timed(run.metrics, {"loss": step / 7}, step)
-        time.sleep(0.002)
+        time.sleep(float(sys.argv[5]))
         step += 1
     timed(run.image, "samples", np.zeros((64, 64, 3), np.uint8), 1)
     timed(run.text, "a: 1", "settings.yaml")
@@ -62,10 +62,21 @@ def run_job(reporter: MlflowReporter, key: str) -> tuple[float, bool, float]:
     return longest, sent, seconds
 
 
-def job(reporter: MlflowReporter, key: str, num_steps: int, until: Path | None = None) -> subprocess.Popen[bytes]:
+def job(
+    reporter: MlflowReporter, key: str, num_steps: int, until: Path | None = None, pause: float = 0.002
+) -> subprocess.Popen[bytes]:
     """A job that makes so many steps, and goes on until a file is there. It prints its longest call (but for those
     that the machine's other work took), whether all was sent, seconds of its flush, its longest call, and its steps."""
-    command = [sys.executable, "-c", JOB, pickle.dumps(reporter).hex(), key, str(num_steps), str(until or "")]
+    command = [
+        sys.executable,
+        "-c",
+        JOB,
+        pickle.dumps(reporter).hex(),
+        key,
+        str(num_steps),
+        str(until or ""),
+        str(pause),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
