@@ -7,6 +7,7 @@ workers, so no device waits between points.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -158,7 +159,8 @@ def _compute(
 
         drive(policy, fleet, on_done, run.failed, on_joined)
     if run.is_whole:
-        whole = {setting: taken for (setting, generated), taken in policy.taken().items() if generated}
+        taken: Any = policy.taken()
+        whole = {setting: seconds for (setting, generated), seconds in taken.items() if generated}
         conditions = Conditions(work.family, device, count, [plan.settings for plan in extractors])
         remember(work, conditions, clock.seconds + started_in(), whole)
 
@@ -167,7 +169,8 @@ class Clock:
     """Tells how long it ran until it was first stopped."""
 
     def __init__(self) -> None:
-        self._start, self._end = time.perf_counter(), None
+        self._start = time.perf_counter()
+        self._end: float | None = None
 
     def stop(self) -> None:
         self._end = self._end or time.perf_counter()
