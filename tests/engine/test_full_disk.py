@@ -83,7 +83,8 @@ def test_a_training_whose_disk_fills_up_says_so_once_and_goes_on_when_there_is_r
         assert state_digests(job.store, job.folder) == state_digests(whole.store, whole.folder)
 
 
-@pytest.mark.parametrize("num_actors", [0, pytest.param(2, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("num_actors", [0, 2])
 def test_generation_whose_disk_fills_up_ends_with_one_error_and_goes_on_when_there_is_room(
     tmp_path: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], num_actors: int
 ) -> None:
