@@ -31,7 +31,6 @@ from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
 from pipeline.engine.generation import PointResult, Seeds, generate
 from pipeline.engine.measures import Measure
-from pipeline.engine.session import session
 from pipeline.metrics.frechet import frechet_distance
 from pipeline.metrics.moments import Moments
 from pipeline.training.snapshot import find_training
@@ -112,13 +111,12 @@ def main() -> None:
     points = [point for point in engine_points(settings) if not options.points or point.name in options.points]
     seeds, actors = engine_seeds(settings.seeds), engine_actors(settings)
     rows = []
-    with session():
-        measures = measures_of(store, settings, settings.metrics, points)
-        plans = [measure.plan for measure in measures]
-        paths = settings.execution, other_path(settings.execution, options.path)
-        both = [generate(store, points, seeds, execution, actors, plans) for execution in paths]
-        for pair in zip(*both, strict=True):
-            rows += [compare(store, pair, seeds, measure) for measure in measures]
+    measures = measures_of(store, settings, settings.metrics, points)
+    plans = [measure.plan for measure in measures]
+    paths = settings.execution, other_path(settings.execution, options.path)
+    both = [generate(store, points, seeds, execution, actors, plans) for execution in paths]
+    for pair in zip(*both, strict=True):
+        rows += [compare(store, pair, seeds, measure) for measure in measures]
     print(f"{seeds.count:,} images; {paths[0]}, then {paths[1]}\n")
     print("| setting | extractor | distance | other path | difference | pixels that differ | most |")
     print("|---|---|---:|---:|---:|---:|---:|")

@@ -6,7 +6,7 @@ others (`private_folder`), and is verified before it is loaded.
 """
 
 import fcntl
-import tempfile
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,8 @@ from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.cache import Kept, kept
 from pipeline.engine.devices import Device, as_dtype, device_name
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, StoreError
+from pipeline.networks.memory_format import channels_last, to_channels_last
 from pipeline.training.settings import ModelSpec
 
 RECIPE = 1  # the revision of how artifacts are made
@@ -37,24 +38,27 @@ class AheadNetwork(nn.Module):
     Args:
         network: holds the weights, which the code reads where they are.
         run: the code, of (x, c_noise, labels).
-        batch_size: that it was compiled for.
+        execution: that it was compiled for.
     """
 
-    def __init__(self, network: nn.Module, run: Callable[..., Tensor], batch_size: int) -> None:
+    def __init__(self, network: nn.Module, run: Callable[..., Tensor], execution: Execution) -> None:
         super().__init__()
         self.network = network
         self._run = run
-        self._batch_size = batch_size
+        self._batch_size = execution.batch_size
+        self._arrange = channels_last if execution.channels_last else Tensor.contiguous
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """As the network: None is a label of -1 for all."""
         if labels is None:
             labels = torch.full((len(x),), -1, device=x.device)
-        whole = x.contiguous(), c_noise, labels
-        if len(x) == self._batch_size:
-            return self._run(*whole)
-        parts = zip(*(torch.split(tensor, self._batch_size) for tensor in whole), strict=True)
-        return torch.cat([self._run(*(self._filled(tensor) for tensor in part))[: len(part[0])] for part in parts])
+        parts = zip(*(torch.split(tensor, self._batch_size) for tensor in (x, c_noise, labels)), strict=True)
+        outputs = [self._of_a_batch(*(self._filled(tensor) for tensor in part))[: len(part[0])] for part in parts]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _of_a_batch(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+        """The code knows shapes and strides, and does not check them."""
+        return self._run(self._arrange(x), c_noise.contiguous(), labels.contiguous())
 
     def _filled(self, tensor: Tensor) -> Tensor:
         """Up to the batch, with copies of the first row."""
@@ -68,19 +72,21 @@ def compiled_ahead(network: nn.Module, model: ModelSpec, execution: Execution, d
     The threads that torch has now are those that the code will use.
 
     Args:
-        network: in its final precision, layout and place, with its weights.
+        network: in its final precision and place, with its weights, whose layout may be changed.
         model: that it was built from.
 
     Raises:
         SettingsError: it cannot be compiled here.
         StoreError: the folder cannot be used.
     """
+    if execution.channels_last:
+        to_channels_last(network)
     example = _example(model, execution, device)
     folder = private_folder(_FOLDER)
     key = digest(_key(model, execution, device))
-    with _alone(folder / f"{key}.lock"):
-        found = kept(Store(folder), key, _FILE, lambda: Kept(_build(network, example, folder), {"recipe": RECIPE}))
-    return AheadNetwork(network, _load(found.data, network, folder), execution.batch_size)
+    with _workplace(folder, key) as here:
+        found = kept(Store(folder), key, _FILE, lambda: Kept(_build(network, example, here), {"recipe": RECIPE}))
+        return AheadNetwork(network, _load(found.data, network, here), execution)
 
 
 def _key(model: ModelSpec, execution: Execution, device: Device) -> dict[str, Any]:
@@ -100,21 +106,21 @@ def _key(model: ModelSpec, execution: Execution, device: Device) -> dict[str, An
 def _example(model: ModelSpec, execution: Execution, device: Device) -> tuple[Tensor, Tensor, Tensor]:
     size = execution.batch_size
     x = torch.zeros(size, *model.shape, dtype=as_dtype(execution.precision), device=device)
+    x = channels_last(x) if execution.channels_last else x
     return x, torch.zeros(size, device=device), torch.zeros(size, dtype=torch.int64, device=device)
 
 
-def _build(network: nn.Module, example: tuple[Tensor, ...], folder: Path) -> bytes:
+def _build(network: nn.Module, example: tuple[Tensor, ...], here: Path) -> bytes:
     from torch._inductor.utils import fresh_cache
 
     try:
         with (
-            tempfile.TemporaryDirectory(dir=folder) as here,
-            fresh_cache(dir=here, delete=False),  # the compiler's own files lie in the closed folder too
+            fresh_cache(dir=str(here), delete=False),  # the compiler's own files lie in the closed folder too
             torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings(),
         ):  # fmt: skip
             warnings.simplefilter("ignore")
             program = torch.export.export(network, example)
-            package = Path(here) / _FILE
+            package = here / _FILE
             torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=_OPTIONS)
             return package.read_bytes()
     except Exception as error:  # whatever the compilers say
@@ -122,12 +128,12 @@ def _build(network: nn.Module, example: tuple[Tensor, ...], folder: Path) -> byt
         raise SettingsError("execution.compile", f"{problem}; it needs a C++ compiler, or set it to false") from error
 
 
-def _load(package: bytes, network: nn.Module, folder: Path) -> Callable[..., Tensor]:
+def _load(package: bytes, network: nn.Module, here: Path) -> Callable[..., Tensor]:
     """The code, reading this network's weights."""
-    with tempfile.TemporaryDirectory(dir=folder) as here, warnings.catch_warnings():
+    path = here / _FILE
+    path.write_bytes(package)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = Path(here) / _FILE
-        path.write_bytes(package)
         code: Any = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
     weights = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     needed = {name: weights[name].detach() for name in code.get_constant_fqns()}
@@ -147,11 +153,20 @@ class _KeptAlive:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Within it no other process of this node is; a process that dies leaves it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _workplace(folder: Path, key: str) -> Iterator[Path]:
+    """An empty folder, for one process of this node at a time; one that dies leaves it to the next."""
+    here = folder / f".{key}"
+    try:
+        with (folder / f".{key}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            shutil.rmtree(here, ignore_errors=True)
+            here.mkdir(mode=0o700)
+            try:
+                yield here
+            finally:
+                shutil.rmtree(here, ignore_errors=True)
+    except OSError as error:
+        raise StoreError(folder, f"cannot be written ({error.strerror or error})") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from pipeline.data.private_folder import private_folder
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
 from pipeline.networks.edm2_layers import normalize_weights
+from pipeline.networks.memory_format import to_channels_last
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.checkpoint import RAW, Checkpoint
 from pipeline.training.ema import Averages, as_stored
@@ -245,20 +246,10 @@ def _build(model: ModelSpec, settings: TrainingSettings, device: torch.device) -
     torch.manual_seed(settings.seed)
     network = model.network.build(model.resolution, model.channels, model.num_classes).to(device).train()
     if settings.channels_last:
-        _to_channels_last(network)
+        to_channels_last(network)  # DDP warns of gradients whose strides are not the weights'
     if settings.compile:
         _compile(network, settings)
     return network
-
-
-def _to_channels_last(network: nn.Module) -> None:
-    """In place. Weights of 1x1 kernels lie the same in both formats, and torch leaves their strides as they were; they
-    get those that their gradients will have, or DDP would see two formats and warn."""
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for parameter in network.parameters():
-        if parameter.dim() == 4 and parameter.shape[2:] == (1, 1):
-            channels = parameter.shape[1]
-            parameter.data = parameter.data.as_strided(parameter.shape, (channels, 1, channels, channels))
 
 
 def _compile(network: nn.Module, settings: TrainingSettings) -> None:
