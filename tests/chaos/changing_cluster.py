@@ -13,7 +13,9 @@ from pipeline.engine import session
 from pipeline.engine.work import Actors, Seeds
 from tests.engine.processes import meanwhile, wait_until
 from tests.engine.test_generation import run
+from tests.engine.tiny import tiny_points
 
+STEPS = (30, 40)  # so many that a chunk takes a good part of a second
 _MEMORY = 100 * 2**20
 
 
@@ -29,18 +31,21 @@ def main(store: Store, count: int) -> None:
     nodes = [_node(cluster), _node(cluster)]
     ray.init(address=cluster.address, log_to_driver=False)
 
-    def change() -> None:
-        for node, least in zip(nodes, (6, 20), strict=True):
-            wait_until(lambda least=least: len(_chunks(store)) >= least, 300)  # type: ignore[misc]
-            cluster.remove_node(node, allow_graceful=False)
-            time.sleep(1)
-            _node(cluster)
-            print(f"a node was killed and another joined at {len(_chunks(store))} chunks", flush=True)
+    generated: list[int] = []
+
+    def work() -> None:
+        results = run(store, Actors(num_actors=2), points=tiny_points(2, STEPS), seeds=Seeds(0, count))
+        generated.append(sum(result.generated for result in results))
 
     try:
-        with meanwhile(change):
-            results = run(store, Actors(num_actors=2), seeds=Seeds(0, count))
-        print(f"generated {sum(result.generated for result in results)}")
+        with meanwhile(work, patience=600):  # in a thread, since nodes can be made in the main one only
+            for number, node in enumerate(nodes):
+                wait_until(lambda least=6 + 14 * number: len(_chunks(store)) >= least, 300)  # type: ignore[misc]
+                cluster.remove_node(node, allow_graceful=False)
+                time.sleep(1)
+                _node(cluster)
+                print(f"a node was killed and another joined at {len(_chunks(store))} chunks", flush=True)
+        print(f"generated {generated[0]}")
     finally:
         ray.shutdown()
         cluster.shutdown()

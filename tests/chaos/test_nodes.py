@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine.work import Seeds
+from tests.chaos.changing_cluster import STEPS
 from tests.chaos.told import telling
 from tests.engine.test_generation import run
-from tests.engine.tiny import contents, tiny_store
+from tests.engine.tiny import contents, tiny_points, tiny_store
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
-SEEDS = Seeds(0, 160)
+SEEDS = Seeds(0, 160)  # ten chunks a point, of four points
 REPOSITORY = Path(__file__).parents[2]
 
 
 def test_nodes_that_are_killed_and_replaced_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     undisturbed, store = tiny_store(tmp_path / "undisturbed"), tiny_store(tmp_path / "disturbed")
-    run(undisturbed, seeds=SEEDS)
+    run(undisturbed, points=tiny_points(2, STEPS), seeds=SEEDS)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.chaos.changing_cluster", store.uri, str(SEEDS.count)]
     with telling(capsys) as tell:

@@ -32,7 +32,7 @@ def is_running(process: int) -> bool:
 
 
 @contextmanager
-def meanwhile(action: Callable[[], None]) -> Iterator[None]:
+def meanwhile(action: Callable[[], None], patience: float = 60) -> Iterator[None]:
     """Does something in a thread while the block runs; what it raises is raised at the end."""
     errors: list[BaseException] = []
 
@@ -45,7 +45,7 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
     thread = threading.Thread(target=act)
     thread.start()
     yield
-    thread.join(timeout=60)
+    thread.join(timeout=patience)
     assert not thread.is_alive()
     if errors:
         raise errors[0]
