@@ -9,6 +9,7 @@ of one thread alone against two workers of one thread each (DDP, gloo), on as ma
 shares of a step that go into making the batch and into the averages.
 """
 
+import argparse
 import statistics
 import sys
 import tempfile
@@ -122,12 +123,14 @@ class Product:
         return peak_flops(half.get(self.settings.precision, torch.float32), self.device)
 
 
-def measure(name: str, case: Case, device: str, threads: int, rounds: int, ddp: bool) -> list[dict[str, Any]]:
+def measure(name: str, case: Case, options: argparse.Namespace, rounds: int, ddp: bool) -> list[dict[str, Any]]:
     """The rows of one network."""
+    device, threads = options.device, options.threads
     with tempfile.TemporaryDirectory() as folder:
         make_images(folder)
-        compiled = True if device == "cpu" else "reduce-overhead"
-        paths = {f"{precision} compiled": precision for precision in ("fp32", "bf16")}
+        compiled = False if options.eager else True if device == "cpu" else "reduce-overhead"
+        how = "compiled" if compiled else "eager channels-last"
+        paths = {f"{precision} {how}": precision for precision in ("fp32", "bf16")}
         lanes = {PLAIN: Lane(Plain, case, folder, device, threads=threads)}
         for path, precision in paths.items():
             lanes[path] = Lane(Product, case, folder, device, precision, compiled, threads=threads)
@@ -200,6 +203,7 @@ def _ddp_rows(name: str, case: Case, folder: str, rounds: int) -> list[dict[str,
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    options.add_argument("--eager", action="store_true", help="without compiling, which takes minutes")
     chosen = parsed(options)
     names = (chosen.networks or ("7.0M,55.7M" if chosen.quick else ",".join(CASES))).split(",")
     if unknown := set(names) - set(CASES):
@@ -208,8 +212,9 @@ def main() -> None:
     rows = []
     for name in names:
         case = CASES[name].quick if chosen.quick else CASES[name]
-        with_ddp = chosen.device == "cpu" and not (chosen.quick and case.is_large)
-        rows += measure(name, case, chosen.device, chosen.threads, rounds, with_ddp)
+        # Waiting for each other is what costs two workers, and takes no CPU time.
+        with_ddp = chosen.device == "cpu" and not chosen.cpu_time and not (chosen.quick and case.is_large)
+        rows += measure(name, case, chosen, rounds, with_ddp)
     report(rows, chosen, rounds)
 
 

@@ -29,6 +29,7 @@ from pipeline.training.settings import ModelSpec
 RECIPE = 1  # the revision of how artifacts are made
 _FOLDER = "compiled"
 _FILE = "network.pt2"
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.1}  # of code, by the largest answer
 _OPTIONS: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
 
 
@@ -105,9 +106,10 @@ def _key(model: ModelSpec, execution: Execution, device: Device) -> dict[str, An
 
 def _example(model: ModelSpec, execution: Execution, device: Device) -> tuple[Tensor, Tensor, Tensor]:
     size = execution.batch_size
-    x = torch.zeros(size, *model.shape, dtype=as_dtype(execution.precision), device=device)
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(size, *model.shape, generator=random).to(device, as_dtype(execution.precision))
     x = channels_last(x) if execution.channels_last else x
-    return x, torch.zeros(size, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+    return x, torch.linspace(-1, 1, size, device=device), torch.zeros(size, dtype=torch.int64, device=device)
 
 
 def _build(network: nn.Module, example: tuple[Tensor, ...], here: Path) -> bytes:
@@ -122,10 +124,21 @@ def _build(network: nn.Module, example: tuple[Tensor, ...], here: Path) -> bytes
             program = torch.export.export(network, example)
             package = here / _FILE
             torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=_OPTIONS)
+            _check(_load(package.read_bytes(), network, here), network, example)
             return package.read_bytes()
     except Exception as error:  # whatever the compilers say
         problem = f"ahead: the network cannot be compiled on this machine ({_first_line(error)})"
         raise SettingsError("execution.compile", f"{problem}; it needs a C++ compiler, or set it to false") from error
+
+
+def _check(code: Callable[..., Tensor], network: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Raises:
+    ValueError: the code does not answer as the network does.
+    """
+    expected, found = network(*example).float(), code(*example).float()
+    apart = float((found - expected).abs().max())
+    if not apart <= _TOLERANCE[example[0].dtype] * float(expected.abs().max()) + 1e-6:
+        raise ValueError(f"its code answers otherwise than the network, by up to {apart:.2g}")
 
 
 def _load(package: bytes, network: nn.Module, here: Path) -> Callable[..., Tensor]:

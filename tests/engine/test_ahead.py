@@ -165,6 +165,18 @@ def test_a_folder_that_others_can_write_to_is_refused_before_anything_is_loaded(
     assert not builds
 
 
+def test_code_that_answers_otherwise_than_the_network_is_not_kept() -> None:
+    model = ModelSpec.model_validate({**MODEL.model_dump(), "network": MLP(hidden=4)})
+    network = model.network.build(model.resolution, model.channels, model.num_classes).eval()
+    nn.init.normal_(list(network.parameters())[-1])
+    example = ahead._example(model, AHEAD, "cpu")
+    with torch.no_grad():
+        ahead._check(network, network, example)
+        for spoilt in (lambda *given: network(*given) * 1.01, lambda *given: network(*given) * torch.nan):
+            with pytest.raises(ValueError, match="answers otherwise than the network"):
+                ahead._check(spoilt, network, example)
+
+
 def test_a_machine_without_a_compiler_is_told_in_one_sentence(
     tmp_path: Path, builds: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
