@@ -51,7 +51,7 @@ from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import CheckpointRef, commit_snapshot
 
 SETTINGS = 20
-SHARE, START, FEED, SLOPE = 0.97, 3.0, 200.0, 1.0  # targets: share, seconds, chunks a second, bytes a chunk
+SHARE, START, FEED, GROWTH = 0.97, 3.0, 200.0, 0.02  # targets: share, seconds, chunks a second, share
 _MEASURES = "SIGMASWEEP_BENCHMARK_FOLDER"
 MODEL = ModelSpec(
     network=DDPMpp(model_channels=64, channel_mult=(1, 2, 2), num_blocks=2, attn_resolutions=(16,)),
@@ -238,12 +238,15 @@ def feed(quick: bool) -> list[Row]:
         with fleets.ray_fleet(work, (), actors, 2, print, NothingActor) as fleet:
             watch = Watch(len(tasks))
             drive(Policy(tasks), fleet, watch.on_done, watch.on_failed)
-    rate, slope = watch.rate(), watch.slope()
+    rate, grown = watch.rate(), watch.grown()
     more = {"chunks": len(tasks), "actors": 2, "driver_cpu_s_per_chunk": watch.cpu() / len(tasks)}
-    grown = {"chunks": len(tasks), "first_mb": watch.memory[0][1] / 1e6, "last_mb": watch.memory[-1][1] / 1e6}
+    memory = {
+        "chunks": len(tasks), "first_mb": watch.memory[0][1] / 1e6, "last_mb": watch.memory[-1][1] / 1e6,
+        "bytes_a_chunk": watch.slope(),
+    }  # fmt: skip
     return [
         Row("chunks a second that the driver feeds", rate, FEED, more=more),
-        Row("growth of the driver's memory, bytes a chunk", slope, SLOPE, at_most=True, more=grown),
+        Row("growth of the driver's memory from a tenth of the chunks on", grown, GROWTH, at_most=True, more=memory),
     ]
 
 
@@ -270,6 +273,9 @@ class Watch:
     def cpu(self) -> float:
         share = (self.memory[-1][0] - self.memory[0][0]) / self._total
         return (self._times[-1][1] - self._times[0][1]) / share
+
+    def grown(self) -> float:
+        return self.memory[-1][1] / self.memory[0][1] - 1
 
     def slope(self) -> float:
         done, memory = np.array(self.memory, dtype=np.float64).T
