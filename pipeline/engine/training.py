@@ -76,6 +76,8 @@ def train(
 
 def _own(job: TrainingJob, workers: Workers, console: Console) -> None:
     job.store.check_writable()
+    if not workers.num_workers:
+        _device_here(workers)  # a mistake leaves no trace, not even a lease's
     with job.owned(console.say) as owned:
         if not owned.is_done():  # by who had it before, while this process waited
             _train(owned, workers, console)
@@ -86,9 +88,8 @@ def _train(job: TrainingJob, workers: Workers, console: Console) -> None:
     if workers.num_workers:
         _train_on_ray(job, workers, console)
         return
-    device = _device(workers, Resources(os.cpu_count() or 1, torch.cuda.device_count()))
     with loop.cpu_threads(workers.threads):
-        loop.train(job, Place(device=torch.device(device)), console)
+        loop.train(job, Place(device=torch.device(_device_here(workers))), console)
 
 
 def _train_on_ray(job: TrainingJob, workers: Workers, console: Console) -> None:
@@ -219,6 +220,11 @@ def _device(workers: Workers, resources: Resources) -> Device:
         problem = f"cuda needs {needed} GPUs and there are {resources.gpus}: take fewer workers, or device: cpu"
         raise SettingsError("workers.device", problem)
     return "cpu" if workers.device == "cpu" or resources.gpus < needed else "cuda"
+
+
+def _device_here(workers: Workers) -> Device:
+    """Where this process computes, without Ray."""
+    return _device(workers, Resources(os.cpu_count() or 1, torch.cuda.device_count()))
 
 
 def _check_room(workers: Workers, resources: Resources) -> None:
