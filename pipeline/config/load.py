@@ -188,7 +188,7 @@ def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> Set
     if colon and key.split(".")[0] in own:  # a part checks its own fields and names them first
         path, problem = f"{path}.{key}".lstrip("."), rest
     more = f" (and {len(others)} more)" if others else ""
-    return SettingsError(": ".join(part for part in (where, path) if part), problem + more)
+    return SettingsError(": ".join(part for part in (where, path) if part), shortened(problem, 600) + more)
 
 
 def _problem(error: Any, path: str, names: list[str]) -> str:
@@ -201,7 +201,7 @@ def _problem(error: Any, path: str, names: list[str]) -> str:
         case "union_tag_invalid":
             known = [name.strip(" '") for name in error["ctx"]["expected_tags"].split(",")]
             tag = error["ctx"]["tag"]
-            return f"unknown kind {tag!r}{_did_you_mean(tag, known)}; known are {', '.join(known)}"
+            return f"unknown kind {_short(tag)}{_did_you_mean(tag, known)}; known are {', '.join(known)}"
         case "union_tag_not_found":
             return f"needs a `kind` (got {_short(got)})"
         case "value_error":
@@ -220,9 +220,9 @@ def _short(value: Any) -> str:
     return shortened(repr(value))
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, length: int = 80) -> str:
     """A text as a sentence can hold it."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, list[str], list[str]]:
@@ -238,7 +238,7 @@ def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, li
             continue
         fields = field_types(current)
         beside = list(fields)
-        path.append(str(part))
+        path.append(shortened(str(part)))
         if part in fields:
             current = fields[str(part)]
         else:
