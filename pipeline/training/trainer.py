@@ -13,7 +13,6 @@ from pipeline.data.private_folder import private_folder
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
 from pipeline.networks.edm2_layers import normalize_weights
-from pipeline.networks.memory_format import to_channels_last
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.checkpoint import RAW, Checkpoint
 from pipeline.training.ema import Averages, as_stored
@@ -246,7 +245,7 @@ def _build(model: ModelSpec, settings: TrainingSettings, device: torch.device) -
     torch.manual_seed(settings.seed)
     network = model.network.build(model.resolution, model.channels, model.num_classes).to(device).train()
     if settings.channels_last:
-        to_channels_last(network)  # DDP warns of gradients whose strides are not the weights'
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if settings.compile:
         _compile(network, settings)
     return network

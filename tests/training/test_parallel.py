@@ -1,5 +1,4 @@
 import json
-import warnings
 from pathlib import Path
 
 import safetensors.torch
@@ -8,7 +7,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.networks import EDM2, DDPMpp
+from pipeline.networks import EDM2
 from pipeline.training.checkpoint import newest
 from pipeline.training.place import Place
 from pipeline.training.settings import Optimizer, TrainingSettings
@@ -112,19 +111,3 @@ def test_one_worker_two_workers_and_microbatches_learn_the_same_but_for_rounding
         for name, value in weights[0].items():
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=2e-5)
     assert safetensors.torch.save(weights[0]) != safetensors.torch.save(weights[2])  # rounding does differ
-
-
-def _step_without_a_warning(place: Place, folder: Path) -> None:
-    """Of a network with 1x1 convolutions, whose weights lie the same in both memory formats."""
-    network = DDPMpp(model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,))
-    job = make_job(store_at(folder), make_settings(), network)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        trainer = Trainer(job.model, job.settings, job.dataset, place)
-        trainer.step()
-        trainer.step()
-
-
-def test_gradients_lie_in_their_buckets_as_the_weights_do(tmp_path: Path) -> None:
-    """Else DDP says that it may be slow: gradients of channels-last convolutions are channels-last."""
-    run_group(_step_without_a_warning, 2, _folder(tmp_path))
