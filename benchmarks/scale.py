@@ -142,6 +142,7 @@ def local_cluster(nodes: int, gpus: int) -> Iterator[int]:
     set_environment()
     os.environ.update(PATIENT)
     before = available_bytes()
+    import ray
     from ray.cluster_utils import Cluster as RayCluster
 
     cluster = RayCluster()
@@ -152,6 +153,7 @@ def local_cluster(nodes: int, gpus: int) -> Iterator[int]:
         cluster.wait_for_nodes()
         yield before
     finally:
+        ray.shutdown()
         cluster.shutdown()
 
 
