@@ -38,6 +38,14 @@ from pipeline.metrics.moments import Moments
 DEVICES, NODE = 1000, 8
 MAKESPAN, LINEAR = 1.02, 1.5
 NODES, GPUS = 8, 8
+# Of Ray, on one machine in place of eight: few processes start at once, and nobody gives up on them.
+PATIENT = {
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_worker_maximum_startup_concurrency": "1",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_health_check_timeout_ms": "60000",
+}
 SETTINGS_OF_A_CHECKPOINT = 20
 ORDINARY, SLOW = (0.9, 1.1), (0.3, 0.7)  # speeds of devices, and of stragglers
 
@@ -132,7 +140,9 @@ def local_cluster(nodes: int, gpus: int) -> Iterator[int]:
     from pipeline.engine.session import set_environment
 
     set_environment()
+    os.environ.update(PATIENT)
     before = available_bytes()
+    import ray
     from ray.cluster_utils import Cluster as RayCluster
 
     cluster = RayCluster()
@@ -143,6 +153,7 @@ def local_cluster(nodes: int, gpus: int) -> Iterator[int]:
         cluster.wait_for_nodes()
         yield before
     finally:
+        ray.shutdown()
         cluster.shutdown()
 
 
