@@ -111,7 +111,7 @@ class Policy(Generic[Job]):
 
         Args:
             by_chance: it is known that no job is to blame; else all that the worker had are charged, since nobody knows
-                which of them it was at. Those that this happens to again are tried alone.
+                which of them it was at. Those that this happens to again are tried alone, and only then given up.
 
         Returns:
             The jobs that are given up: this happened to them too often.
@@ -129,7 +129,7 @@ class Policy(Generic[Job]):
         for job in jobs:
             self._died[job] += 1
         self._deaths += len(jobs)
-        given_up = [job for job in jobs if self._is_at_fault(job)]
+        given_up = [job for job in jobs if len(jobs) == 1 and self._is_at_fault(job)]
         for job in given_up:
             self._close(job)
         suspects = [job for job in jobs if self._died[job] > 1 and job not in given_up]

@@ -127,7 +127,9 @@ def test_half_precision_stays_near_and_an_artifact_that_was_damaged_is_made_agai
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [NCSNpp(**SMALL), ADM(**SMALL, channels_per_head=8), EDM2(**SMALL), MLP(hidden=16)])
+@pytest.mark.parametrize(
+    "network", [NCSNpp(**SMALL), ADM(**SMALL, channels_per_head=8), EDM2(**SMALL, channels_per_head=8), MLP(hidden=16)]
+)
 def test_every_kind_of_network_can_be_compiled_ahead(builds: list[int], network: Any) -> None:
     model = ModelSpec.model_validate({**MODEL.model_dump(), "network": network})
     torch.manual_seed(0)

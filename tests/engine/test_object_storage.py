@@ -14,7 +14,8 @@ from pipeline.engine.session import Resources
 from pipeline.engine.work import Actors, Seeds
 from pipeline.errors import StoreError
 from pipeline.training import checkpoint
-from tests.engine.test_generation import flip, meanwhile, ray_workers, run, wait_until
+from tests.engine.processes import below, meanwhile, wait_until
+from tests.engine.test_generation import flip, run
 from tests.engine.test_ownership import driver, undisturbed
 from tests.engine.test_ownership import wait_until as wait_for
 from tests.engine.tiny import classifier_plan, contents, put_snapshot, tiny_points, tiny_store
@@ -66,7 +67,7 @@ def test_an_actor_that_is_killed_while_it_works_on_object_storage_loses_nothing(
 
     def kill() -> None:
         wait_until(lambda: len(remote.committed("samples")) >= 6)  # four of them are settings
-        killed.append(wait_until(ray_workers)[0])
+        killed.append(wait_until(lambda: below(os.getpid(), "ray::Actor"))[0])
         os.kill(killed[0], signal.SIGKILL)
 
     with meanwhile(kill):
