@@ -143,6 +143,19 @@ def test_every_kind_of_network_can_be_compiled_ahead(builds: list[int], network:
 
 
 @pytest.mark.slow
+def test_code_that_would_hold_weights_fast_is_refused(builds: list[int]) -> None:
+    """EDM2's does, for a reason that is not known yet: one checkpoint's code must not answer for another."""
+    network = EDM2(**SMALL, channels_per_head=8)
+    model = ModelSpec.model_validate({**MODEL.model_dump(), "network": network})
+    torch.manual_seed(0)
+    net = network.build(model.resolution, model.channels, model.num_classes).eval().requires_grad_(False)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    with pytest.raises(SettingsError, match="its code answers otherwise than the network"):
+        compiled_ahead(net.to(memory_format=torch.channels_last), model, AHEAD, "cpu")
+
+
+@pytest.mark.slow
 def test_actors_of_a_node_make_one_artifact_and_the_same_bytes_as_one_process(tmp_path: Path, cache: Path) -> None:
     """In a process of its own, whose Ray workers take the folder from its environment."""
     one, two = tiny_store(tmp_path / "one", 2), tiny_store(tmp_path / "two", 2)
