@@ -1,25 +1,12 @@
 """Times what a distance costs beside the extractor: `python -m benchmarks.moments [--features 2048] [--images 512]`."""
 
 import argparse
-import time
-from collections.abc import Callable
-from statistics import median
 
 import torch
 
+from benchmarks.report import seconds
 from pipeline.metrics.frechet import frechet_distance
 from pipeline.metrics.moments import Moments
-
-
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median of some runs, after one that is not counted."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return median(times)
 
 
 def moments_of_many(num: int, d: int, random: torch.Generator) -> Moments:

@@ -30,7 +30,7 @@ from benchmarks.report import Row, run, seconds
 from benchmarks.virtual import Chunk, Cluster
 from pipeline.data.chunk_file import Chunk as Chunk256
 from pipeline.data.chunk_file import png
-from pipeline.data.samples import chunk_key, commit_chunk, read_nfe
+from pipeline.data.samples import chunk_key, commit_chunk, read_counts
 from pipeline.data.store import Store
 from pipeline.digests import digest, sha256
 from pipeline.metrics.moments import Moments
@@ -205,7 +205,7 @@ def constants() -> Iterator[Row]:
         taken = seconds(lambda: commit_chunk(store, key, chunk), 9)
         yield Row("encoding and committing a chunk of 256 images of 32x32, seconds", taken)
         key_of_it = chunk_key(digest(key), 0)
-        yield Row("verifying a chunk that is there, seconds", seconds(lambda: read_nfe(store, digest(key), 0), 99))
+        yield Row("verifying a chunk that is there, seconds", seconds(lambda: read_counts(store, digest(key), 0), 99))
         yield Row("its manifest, bytes", float(len(store.read(f"{key_of_it}.json"))))
     data = os.urandom(2**28)
     yield Row("sha256, bytes a second", len(data) / seconds(lambda: sha256(data), 3))

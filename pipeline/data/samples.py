@@ -183,11 +183,6 @@ def read_counts(store: Store, samples_digest: str, index: int) -> Counts:
     return Counts(nfe, manifest.meta.get("encoding") != WITHOUT_IMAGES)
 
 
-def read_nfe(store: Store, samples_digest: str, index: int) -> NDArray[np.int64]:
-    """The evaluations counted for each seed of a chunk, int64 (C,), as `read_counts` has them."""
-    return read_counts(store, samples_digest, index).nfe
-
-
 def give_up_images(store: Store, samples_digest: str, index: int) -> int:
     """Writes a chunk again without its images; seeds, labels, evaluations and the content digest stay.
 

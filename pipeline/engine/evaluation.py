@@ -39,7 +39,7 @@ class Evaluation:
         samples_digest: of its images.
         distance: the Frechet distance to the reference.
         half_width: half the 95 % interval of the distance (`pipeline.metrics.uncertainty`); None where it is of too few
-            images to have one.
+            images to have one, or their features were not kept.
         rank_deficient: it is of too few images for the extractor's number of features.
         accuracy: the share of images that are recognised as their labels; None where the extractor does not know the
             classes, or the images have no labels.

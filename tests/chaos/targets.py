@@ -27,7 +27,7 @@ from pipeline.data.chunk_file import Chunk, ImageFormat
 from pipeline.data.dataset import Dataset
 from pipeline.data.features import StoredFeatures, commit_features, read_chunk_features
 from pipeline.data.prepare import prepare
-from pipeline.data.samples import commit_chunk, read_chunk, read_nfe
+from pipeline.data.samples import commit_chunk, read_chunk, read_counts
 from pipeline.data.sources import CifarPython, ParquetImages
 from pipeline.data.store import Blob, Manifest, Store
 from pipeline.digests import digest, sha256
@@ -170,7 +170,7 @@ class Chunks:
     def _read(self, image_format: ImageFormat) -> str:
         name, expected = self._digests[image_format], self._chunks[image_format]
         with contextlib.suppress(SigmasweepError):
-            assert len(read_nfe(self._store, name, 2)) >= 0
+            assert len(read_counts(self._store, name, 2).nfe) >= 0
         found = read_chunk(self._store, name, 2)
         for column in ("seeds", "labels", "images", "nfe"):
             assert np.array_equal(getattr(found, column), getattr(expected, column)), column

@@ -22,7 +22,6 @@ from pipeline.data.samples import (
     give_up_images,
     read_chunk,
     read_counts,
-    read_nfe,
     read_samples,
     read_setting,
     samples_key,
@@ -136,7 +135,7 @@ def test_a_chunk_comes_back_as_it_was(store: Store, image_format: Any, channels:
         assert np.array_equal(getattr(found, column), getattr(written, column))
         assert getattr(found, column).dtype == getattr(written, column).dtype
     assert found.content_digest == written.content_digest
-    assert np.array_equal(read_nfe(store, digest(key()), 7), written.nfe)
+    assert np.array_equal(read_counts(store, digest(key()), 7).nfe, written.nfe)
 
 
 def test_the_content_digest_knows_every_column() -> None:
@@ -249,7 +248,7 @@ def test_a_flipped_bit_is_found(store: Store) -> None:
     name = filled(store, range(2))
     damage(store, name, 1)
     assert len(read_chunk(store, name, 0)) == C
-    for read in (read_chunk, read_nfe):
+    for read in (read_chunk, read_counts):
         with pytest.raises(StoreError, match="damaged"):
             read(store, name, 1)
 

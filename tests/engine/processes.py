@@ -1,5 +1,6 @@
 """Processes of Ray that are found and killed by their id, and waiting for what they do."""
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -57,3 +58,12 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
     return found
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 600) -> None:
+    """Waits for what a process does; it must not end before."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "this takes too long"
+        time.sleep(0.05)

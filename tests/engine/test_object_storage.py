@@ -14,10 +14,9 @@ from pipeline.engine.session import Resources
 from pipeline.engine.work import Actors, Seeds
 from pipeline.errors import StoreError
 from pipeline.training import checkpoint
-from tests.engine.processes import below, meanwhile, wait_until
+from tests.engine.processes import below, meanwhile, wait_for, wait_until
 from tests.engine.test_generation import flip, run
 from tests.engine.test_ownership import driver, undisturbed
-from tests.engine.test_ownership import wait_until as wait_for
 from tests.engine.tiny import classifier_plan, contents, put_snapshot, tiny_points, tiny_store
 from tests.engine.train_driver import HELD
 from tests.object_server import ObjectServer, object_server

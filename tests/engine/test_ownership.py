@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pipeline.reporting import MemoryReporter
 from pipeline.training.checkpoint import newest_position
 from pipeline.training.loop import train_in_process
 from pipeline.training.settings import ModelSettings, Workers
+from tests.engine.processes import wait_for
 from tests.engine.train_driver import GO, HELD
 from tests.training.group import NETWORK, train_in_group
 from tests.training.toys import BATCH, make_job, make_settings, state_digests, store_at
@@ -36,14 +36,6 @@ def driver(store: Store, num_workers: int, hold: Path | None = None) -> Iterator
             yield process
         finally:
             process.kill()
-
-
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, "this takes too long"
-        time.sleep(0.05)
 
 
 def undisturbed(folder: Path, num_workers: int) -> None:
@@ -69,7 +61,7 @@ def test_a_driver_that_was_stopped_is_overtaken_and_changes_nothing_when_it_wake
     hold.mkdir()
     job = make_job(store, make_settings(STEPS), NETWORK)
     with driver(store, num_workers, hold) as old:
-        wait_until((hold / HELD).exists, old)
+        wait_for((hold / HELD).exists, old)
         assert newest_position(store, job.folder) == BATCH
         old.send_signal(signal.SIGSTOP)
         with driver(store, num_workers) as successor:

@@ -4,8 +4,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import yaml
 from pipeline.data.store import Store
 from pipeline.training.checkpoint import newest_position
 from pipeline.training.loop import train_in_process
+from tests.engine.processes import wait_for
 from tests.engine.test_generation import run
 from tests.engine.tiny import contents, tiny_store
 from tests.object_server import ObjectServer
@@ -40,14 +40,6 @@ def python(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
             yield process
         finally:
             process.kill()
-
-
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "this takes too long"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
@@ -86,7 +78,7 @@ def test_of_two_train_jobs_the_second_is_refused_and_takes_over_when_the_first_w
     }
     config.write_text(yaml.safe_dump(content))
     with python("-m", "jobs.train", str(config)) as first:
-        wait_until(lambda: newest_position(store, job.folder) is not None, first)
+        wait_for(lambda: newest_position(store, job.folder) is not None, first)
         with python("-m", "jobs.train", str(config)) as second:
             _, refused = second.communicate(timeout=PATIENCE_S)
         assert second.returncode == 2
