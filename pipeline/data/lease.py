@@ -137,6 +137,7 @@ def acquire(store: Store, name: str, say: Say) -> Lease:
 def claim(lease: Lease) -> bool:
     """Begins the lease's term, unless another process was faster; then removes what is left of those before it."""
     store, name, term = lease.store, lease.name, lease.term
+    lease.beat()  # first, since a term without a beat is one that was let go
     try:
         made = store.create_if_absent(_key(name, term), to_bytes(lease.holder))
     except StoreError:
@@ -145,13 +146,12 @@ def claim(lease: Lease) -> bool:
         made = True
     if not made and _holder(store, name, term) != lease.holder:  # else it was made, and the answer was lost
         return False
-    lease.beat()
     if _newest(store, name) != term:  # this process slept since it looked, and the term had been and gone
         store.delete(_key(name, term))
         store.delete(_beat_key(name, term))
         return False
     for key in store.keys(f"{ROOT}/{name}"):
-        if not key.startswith(_key(name, term)):
+        if key < _key(name, term):  # none of a later term, which may have begun meanwhile
             store.delete(key)
     return True
 

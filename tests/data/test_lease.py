@@ -160,6 +160,33 @@ def test_of_many_that_want_it_one_has_it(store: Store) -> None:
     assert all("is held by" in one for one in found if isinstance(one, str))
 
 
+def test_a_lease_that_was_just_begun_is_not_taken_for_one_that_was_let_go(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its holder is held up after it was given the term."""
+    create = type(store).create_if_absent
+
+    def slow(self: Store, key: str, data: bytes) -> bool:
+        made = create(self, key, data)
+        time.sleep(0.5)
+        return made
+
+    monkeypatch.setattr(type(store), "create_if_absent", slow)
+    with ThreadPoolExecutor(1) as other:
+
+        def hold() -> None:
+            with held(store, NAME, lambda line: None) as mine:
+                time.sleep(2)
+                mine.check()
+
+        first = other.submit(hold)
+        while not store.keys("leases"):
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match="which is at work"):
+            _take(store)
+        first.result()
+
+
 def test_who_slept_between_looking_and_taking_takes_nothing(store: Store) -> None:
     """Its term has been and gone: it makes the file of term 1 anew, and sees the later one."""
     first = _take(store)
@@ -172,6 +199,27 @@ def test_who_slept_between_looking_and_taking_takes_nothing(store: Store) -> Non
     before = store.keys("leases")
     assert not lease.claim(slow)
     assert store.keys("leases") == before
+
+
+def test_who_slept_while_it_removed_those_before_it_removes_no_later_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = dataclasses.replace(_take(store), term=2, holder=lease.this_process())
+    listing = type(store).keys
+    later = "leases/trainings/toy/000000000003"
+
+    def sleep(self: Store, prefix: str) -> list[str]:
+        found = listing(self, prefix)
+        if "leases/trainings/toy/000000000002" in found:  # it has seen that its term is the newest
+            self.write(later, lease.to_bytes(slow.holder))
+        return found
+
+    monkeypatch.setattr(type(store), "keys", sleep)
+    lease.claim(slow)
+    monkeypatch.undo()
+    assert later in store.keys("leases")
+    with pytest.raises(RunFailedError, match="was taken over"):
+        slow.check()
 
 
 def test_a_damaged_note_of_who_holds_it_is_no_reason_to_stop_and_none_to_take_over(store: Store) -> None:
