@@ -26,9 +26,11 @@ from pipeline.diffusion.sampling import sample
 from pipeline.digests import sha256
 from pipeline.engine.ahead import compiled_ahead
 from pipeline.engine.devices import Device, as_dtype, device_name, family, fixed_arithmetic
+from pipeline.engine.native import load_operators
 from pipeline.engine.work import Done, ExtractorPlan, Setting, Task, WorkerSettings
 from pipeline.errors import CheckpointError, ImagesNotKeptError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors import Extractor, ImageShape
+from pipeline.networks.winograd import KERNEL, use_winograd
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import Snapshot, build_denoiser, read_weights
 
@@ -93,6 +95,9 @@ def load_denoiser(model: ModelSpec, weights: bytes, execution: Execution, device
     denoiser = build_denoiser(model, weights, as_dtype(execution.precision), device)
     if execution.channels_last:
         denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if execution.convolution == "winograd":
+        load_operators(KERNEL, "execution.convolution")
+        use_winograd(denoiser.network)
     if execution.compile == "ahead":
         denoiser.network = compiled_ahead(denoiser.network, model, execution, device)
     elif execution.compile:

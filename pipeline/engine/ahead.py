@@ -23,6 +23,7 @@ from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.cache import Kept, kept
 from pipeline.engine.devices import Device, as_dtype, device_name
+from pipeline.engine.native import instructions
 from pipeline.errors import SettingsError, StoreError
 from pipeline.networks.memory_format import channels_last, to_channels_last
 from pipeline.training.settings import ModelSpec
@@ -101,10 +102,10 @@ def _key(model: ModelSpec, execution: Execution, device: Device) -> dict[str, An
         "recipe": RECIPE,
         "network": model.network,
         "shape": [model.resolution, model.channels, model.num_classes, execution.batch_size],
-        "fast_path": [execution.precision, execution.channels_last, torch.get_num_threads()],
+        "fast_path": [execution.precision, execution.channels_last, torch.get_num_threads(), execution.convolution],
         "torch": [torch.__version__, str(torch.version.git_version), str(torch.version.cuda)],
         "device": [device, device_name(device), list(torch.cuda.get_device_capability()) if cuda else []],
-        "instructions": sorted(name for name, there in torch.cpu.get_capabilities().items() if there),
+        "instructions": instructions(),
     }
 
 

@@ -30,7 +30,7 @@ def place(execution: Execution, actors: Actors) -> Placement:
     The family of CPUs is this process's; actors on nodes of another family will take no part.
 
     Raises:
-        SettingsError: GPUs are asked for, and there are none.
+        SettingsError: GPUs are asked for, and there are none; or for what no GPU does.
     """
     if actors.num_actors == 0 or not _on_a_cluster():
         device = local_device(execution.device)
@@ -41,6 +41,11 @@ def place(execution: Execution, actors: Actors) -> Placement:
             there = device == "cpu" or resources.gpus > 0
     if not there:
         raise SettingsError("execution.device", "asks for GPUs, and there are none")
+    if device == "cuda" and execution.convolution == "winograd":
+        mend = "set it to direct, or execution.device to cpu"
+        raise SettingsError(
+            "execution.convolution", f"winograd is for CPUs, and the work would be done on GPUs: {mend}"
+        )
     if device == "cpu" or torch.cuda.is_available():
         return _placement(device, execution.precision)
     with session():
