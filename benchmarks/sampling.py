@@ -163,10 +163,15 @@ def fast_paths(device: str, batch: int, threads: int, every: bool) -> dict[str, 
         convolutions = ("direct", "winograd") if device == "cpu" else convolutions
     paths = product(("fp32", *half), compiled, convolutions)
     return {
-        f"{precision} {'compiled' if how is True else how or 'eager'}{' winograd' if convolution == 'winograd' else ''}":
-        Execution(precision, compile=how, convolution=convolution, **shared)
+        _name(precision, how, convolution): Execution(precision, compile=how, convolution=convolution, **shared)
         for precision, how, convolution in paths
-    }  # fmt: skip
+    }
+
+
+def _name(precision: str, how: Any, convolution: str) -> str:
+    """Such as `bf16 ahead winograd`."""
+    words = (precision, "compiled" if how is True else how or "eager", convolution)
+    return " ".join(word for word in words if word != "direct")
 
 
 def measure(name: str, case: Case, options: argparse.Namespace, rounds: int) -> list[dict[str, Any]]:

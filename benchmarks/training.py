@@ -92,14 +92,14 @@ class Product:
     """`Trainer.step`, in this process or as one of several."""
 
     def __init__(
-        self, case: Case, folder: str, device: str, precision: Any, compiled: Any, rank: int = 0, workers: int = 1,
-        meeting: str = "",
+        self, case: Case, folder: str, device: str, precision: Any, compiled: Any, convolution: Any = "direct",
+        rank: int = 0, workers: int = 1, meeting: str = "",
     ) -> None:  # fmt: skip
         if workers > 1:
             torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=workers)
         self.device = device
         self.settings = TrainingSettings(
-            batch_size=case.training_batch * workers, precision=precision, compile=compiled,
+            batch_size=case.training_batch * workers, precision=precision, compile=compiled, convolution=convolution,
             ema=EMA(halflife_kimg=(500.0,)), optimizer=Optimizer(lr=1e-4, ramp_up_kimg=0),
         )  # fmt: skip
         dataset = Dataset.open(Store(folder), _DATASET)
@@ -129,11 +129,12 @@ def measure(name: str, case: Case, options: argparse.Namespace, rounds: int, ddp
     with tempfile.TemporaryDirectory() as folder:
         make_images(folder)
         compiled = False if options.eager else True if device == "cpu" else "reduce-overhead"
-        how = "compiled" if compiled else "eager channels-last"
+        convolution = "winograd" if device == "cpu" else "direct"
+        how = f"{'compiled' if compiled else 'eager'} {convolution if device == 'cpu' else 'channels-last'}"
         paths = {f"{precision} {how}": precision for precision in ("fp32", "bf16")}
         lanes = {PLAIN: Lane(Plain, case, folder, device, threads=threads)}
         for path, precision in paths.items():
-            lanes[path] = Lane(Product, case, folder, device, precision, compiled, threads=threads)
+            lanes[path] = Lane(Product, case, folder, device, precision, compiled, convolution, threads=threads)
         try:
             rows = _rows(name, case, device, lanes, list(paths), rounds)
         finally:
@@ -183,7 +184,7 @@ def _ddp_rows(name: str, case: Case, folder: str, rounds: int) -> list[dict[str,
     """One worker against two, each of one thread, on a CPU."""
     shared = case, folder, "cpu", "fp32", False
     alone = Lane(Product, *shared, threads=1)
-    pair = [Lane(Product, *shared, rank, 2, f"{folder}/meeting", threads=1) for rank in range(2)]
+    pair = [Lane(Product, *shared, "direct", rank, 2, f"{folder}/meeting", threads=1) for rank in range(2)]
 
     def together() -> float:
         for lane in pair:

@@ -18,6 +18,7 @@ import torch
 
 from pipeline.data.chunk_file import Chunk
 from pipeline.data.features import StoredFeatures, commit_features
+from pipeline.data.native import load_operators
 from pipeline.data.samples import Execution, chunk_key, commit_chunk, read_chunk
 from pipeline.diffusion.decoding import quantize
 from pipeline.diffusion.grid_search import StepCosts, mean_costs, step_costs
@@ -26,7 +27,6 @@ from pipeline.diffusion.sampling import sample
 from pipeline.digests import sha256
 from pipeline.engine.ahead import compiled_ahead
 from pipeline.engine.devices import Device, as_dtype, device_name, family, fixed_arithmetic
-from pipeline.engine.native import load_operators
 from pipeline.engine.work import Done, ExtractorPlan, Setting, Task, WorkerSettings
 from pipeline.errors import CheckpointError, ImagesNotKeptError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors import Extractor, ImageShape

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.cache import Kept, kept
+from pipeline.data.native import instructions
 from pipeline.data.private_folder import private_folder
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.digests import digest
-from pipeline.engine.cache import Kept, kept
 from pipeline.engine.devices import Device, as_dtype, device_name
-from pipeline.engine.native import instructions
 from pipeline.errors import SettingsError, StoreError
 from pipeline.networks.memory_format import channels_last, to_channels_last
 from pipeline.training.settings import ModelSpec

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.data.cache import Kept, kept
 from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
 from pipeline.digests import digest
-from pipeline.engine.cache import Kept, kept
 from pipeline.engine.progress import line
 from pipeline.engine.work import ExtractorPlan
 from pipeline.errors import SettingsError

@@ -5,11 +5,11 @@ from typing import Any
 
 import safetensors.torch
 
+from pipeline.data.cache import Kept, kept
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.diffusion.grid_search import StepCosts
 from pipeline.digests import digest
-from pipeline.engine.cache import Kept, kept
 from pipeline.engine.generation import find_settings
 from pipeline.engine.one_worker import one_worker
 from pipeline.engine.placement import place

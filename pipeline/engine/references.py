@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.data.cache import Kept, kept
 from pipeline.data.dataset import Dataset
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.digests import DIGEST_LENGTH, sha256
-from pipeline.engine.cache import Kept, kept
 from pipeline.engine.devices import Device, fixed_arithmetic
 from pipeline.engine.fleet import num_actors, why_lost
 from pipeline.engine.placement import place

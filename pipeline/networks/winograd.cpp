@@ -2,6 +2,7 @@
 // between the transforms stays in the cache. The products are torch's own, in float32 whatever type the images have.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/library.h>
 
 #include <array>
@@ -129,7 +130,7 @@ void convolve(const Shape& s, const T* x, const at::Tensor& weight, const float*
   const int64_t block = std::min(BLOCK, share), blocks = (s.tiles() + block - 1) / block;
   const std::vector<T> zeros(s.inputs, T(0));
   at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    const at::NoGradGuard no_grad;
+    const c10::InferenceMode without_gradients;  // in each thread
     thread_local at::Tensor space;  // kept, for new memory costs a page fault every 4 KB
     const int64_t needed = 36 * block * (s.inputs + s.outputs);
     if (!space.defined() || space.numel() < needed) space = at::zeros({needed}, weight.options());

@@ -39,10 +39,12 @@ def weight_map() -> Tensor:
 
 def transformed(weight: Tensor) -> Tensor:
     """G g G^T for each pair of channels: (K, C, 3, 3) -> float32 (36, C, K)."""
-    g = weight_map()
+    g = weight_map().float()
     outputs, inputs = weight.shape[:2]
-    products = torch.einsum("ir,kcrs,js->ijck", g, weight.detach().double().cpu(), g)
-    return products.reshape(36, inputs, outputs).float().contiguous()
+    pairs = weight.float().permute(2, 3, 1, 0).reshape(3, 3, inputs * outputs)
+    with torch.autocast("cpu", enabled=False):
+        half = torch.einsum("ir,rsn->isn", g, pairs)
+        return torch.einsum("js,isn->ijn", g, half).reshape(36, inputs, outputs)
 
 
 class WinogradConv2d(nn.Module):
@@ -55,7 +57,7 @@ class WinogradConv2d(nn.Module):
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach().float()
-        self.weight = nn.Parameter(transformed(layer.weight), requires_grad=False)
+        self.weight = nn.Parameter(transformed(layer.weight.detach()), requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,6 +75,39 @@ class WinogradConv2d(nn.Module):
         return self
 
 
+class TrainedWinogradConv2d(nn.Conv2d):
+    """A convolution with the parameters of `nn.Conv2d`, for training: answers and gradients of images take Winograd's
+    way, gradients of weights torch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K, H, W), channels-last; under autocast in its type."""
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        y: Tensor = _Convolution.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        y: Tensor = torch.ops.sigmasweep.conv3x3(x, transformed(weight), bias)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        images = None
+        if ctx.needs_input_grad[0]:
+            turned = weight.flip(2, 3).transpose(0, 1)
+            images = torch.ops.sigmasweep.conv3x3(grad, transformed(turned), weight.new_zeros(weight.shape[1]))
+        one = [1, 1]
+        _, weights, biases = torch.ops.aten.convolution_backward(
+            grad, x, weight.to(x.dtype), [len(weight)], one, one, one, False, [0, 0], 1, [False, True, True]
+        )
+        return images, weights.to(weight.dtype), biases.to(weight.dtype)
+
+
 def fits(layer: nn.Module) -> bool:
     """Whether a layer is a convolution that `WinogradConv2d` computes, and faster."""
     if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros":
@@ -81,6 +116,14 @@ def fits(layer: nn.Module) -> bool:
     shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     plain = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
     return plain and min(channels) >= LEAST and all(channel % WIDE == 0 for channel in channels)
+
+
+def train_with_winograd(network: nn.Module) -> int:
+    """Lets the convolutions of a network that fit take this way in training; parameters stay what they are."""
+    found = [layer for layer in network.modules() if fits(layer) and layer.bias is not None]
+    for layer in found:
+        layer.__class__ = TrainedWinogradConv2d
+    return len(found)
 
 
 def use_winograd(network: nn.Module) -> int:

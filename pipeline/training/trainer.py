@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.data.dataset import Dataset
+from pipeline.data.native import load_operators
 from pipeline.data.private_folder import private_folder
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
 from pipeline.networks.edm2_layers import normalize_weights
+from pipeline.networks.winograd import KERNEL, train_with_winograd
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.checkpoint import RAW, Checkpoint
 from pipeline.training.ema import Averages, as_stored
@@ -246,9 +248,21 @@ def _build(model: ModelSpec, settings: TrainingSettings, device: torch.device) -
     network = model.network.build(model.resolution, model.channels, model.num_classes).to(device).train()
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.convolution == "winograd":
+        _check_winograd(settings, device)
+        load_operators(KERNEL, "training.convolution")
+        train_with_winograd(network)
     if settings.compile:
         _compile(network, settings)
     return network
+
+
+def _check_winograd(settings: TrainingSettings, device: torch.device) -> None:
+    if device.type != "cpu" or settings.precision == "fp16":
+        here = f"precision {settings.precision} on {device.type}"
+        raise SettingsError(
+            "training.convolution", f"winograd is for fp32 and bf16 on a CPU (got {here}); set it to direct"
+        )
 
 
 def _compile(network: nn.Module, settings: TrainingSettings) -> None:

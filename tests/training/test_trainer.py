@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,9 +255,23 @@ def test_the_loss_that_is_told_is_the_plain_one_and_the_gradient_the_balanced_on
     torch.testing.assert_close(found[0], slope, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"precision": "fp16"}, {"channels_last": False}])
+def test_winograds_convolution_is_refused_where_it_cannot_be(dataset: Dataset) -> None:
+    with pytest.raises(
+        SettingsError, match=r"convolution: winograd is for fp32 and bf16 on a CPU \(got precision fp16"
+    ):
+        _trainer(dataset, UNET, convolution="winograd", precision="fp16")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"precision": "bf16"}, {"precision": "fp16"}, {"channels_last": False}, {"convolution": "winograd"},
+        {"convolution": "winograd", "precision": "bf16"},
+    ],
+)  # fmt: skip
 def test_other_precisions_and_layouts_learn_much_the_same(dataset: Dataset, fields: dict[str, Any]) -> None:
-    plain, other = _trainer(dataset, UNET), _trainer(dataset, UNET, **fields)
+    network = replace(UNET, model_channels=32)  # as many as Winograd's convolution takes
+    plain, other = _trainer(dataset, network), _trainer(dataset, network, **fields)
     for trainer in (plain, other):
         for _ in range(3):
             trainer.step()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pipeline.data.store import Store
 from pipeline.errors import StoreError
 
-logger = logging.getLogger("pipeline.engine")
+logger = logging.getLogger("pipeline.data")
 
 
 class Kept(NamedTuple):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.data.native import load_operators
 from pipeline.data.samples import Execution, samples_key
 from pipeline.diffusion.labels import Balanced
 from pipeline.diffusion.sampling import Sampler
 from pipeline.digests import digest
 from pipeline.engine import placement
 from pipeline.engine.actor import load_denoiser
-from pipeline.engine.native import load_operators
 from pipeline.engine.placement import place
 from pipeline.engine.work import Actors
 from pipeline.errors import SettingsError
@@ -26,7 +26,7 @@ from tests.engine.tiny import MODEL
 WINOGRAD = Execution(batch_size=4, chunk_size=4, convolution="winograd")
 ROOT = Path(__file__).parents[2]
 LOAD = """
-from pipeline.engine.native import load_operators
+from pipeline.data.native import load_operators
 from pipeline.networks.winograd import KERNEL
 load_operators(KERNEL, "execution.convolution")
 import torch

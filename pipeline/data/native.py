@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from pipeline.data.cache import Kept, kept
 from pipeline.data.private_folder import private_folder
 from pipeline.data.store import Store
 from pipeline.digests import digest, sha256
-from pipeline.engine.cache import Kept, kept
 from pipeline.errors import SettingsError, StoreError
 
 _FOLDER = "compiled"
