@@ -68,6 +68,9 @@ def tell(
         run.text(cli.resolved_yaml(job), "settings.yaml")
         run.text(result.table(), "table.md")
         run.text(result.to_csv(), "table.csv")
+        run.text(result.to_json(), "table.json")
+        if result.classes:
+            run.text(result.classes_csv(), "per_class.csv")
         run.image("quality_against_nfe", pixels(figure))
         run.image("comparison", result.picture)
     if out:
@@ -75,6 +78,9 @@ def tell(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.md").write_text(result.table() + "\n", encoding="utf-8")
         (folder / "table.csv").write_text(result.to_csv(), encoding="utf-8")
+        (folder / "table.json").write_text(result.to_json() + "\n", encoding="utf-8")
+        if result.classes:
+            (folder / "per_class.csv").write_text(result.classes_csv(), encoding="utf-8")
         (folder / "quality_against_nfe.png").write_bytes(figure)
         Image.fromarray(result.picture).save(folder / "comparison.png")
         (folder / "settings.yaml").write_text(cli.resolved_yaml(job), encoding="utf-8")

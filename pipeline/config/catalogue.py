@@ -36,6 +36,7 @@ from pipeline.diffusion.solvers import Solver
 from pipeline.diffusion.stochasticity import Stochasticity
 from pipeline.diffusion.timesteps import Timesteps
 from pipeline.metrics.extractors import ExtractorSettings
+from pipeline.metrics.scores import Score
 from pipeline.networks import Network
 
 PARTS: dict[str, Any] = {
@@ -52,6 +53,7 @@ PARTS: dict[str, Any] = {
     "Training noise (`training.noise`)": TrainingNoise,
     "Loss weightings (`training.weighting`)": Weighting,
     "Extractors (`metrics.extractors`)": ExtractorSettings,
+    "Scores (`metrics.scores`)": Score,
     "Image sources (`source`)": Source,
 }
 HEAD = """# Settings

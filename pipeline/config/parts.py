@@ -32,7 +32,7 @@ CHECKED_HEAD = """## Checked against
 
 What each solver agrees with besides its order: code that was written independently of it.
 """
-NOT_OF_THE_SPACE = ("Labels", "Extractors", "Image sources")
+NOT_OF_THE_SPACE = ("Labels", "Extractors", "Scores", "Image sources")
 EDM = "2206.00364"
 _ARXIV = re.compile(r"arXiv[: ]\s*(\d{4}\.\d{4,5})")
 _EDM_WORDS = re.compile(r"Karras et al\. 2022|Table 1")

@@ -21,6 +21,7 @@ from pipeline.diffusion.stochasticity import Deterministic, Stochasticity
 from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import ExtractorSettings
+from pipeline.metrics.scores import Score
 from pipeline.training.settings import Frozen, ModelSettings, TrainingSettings, Workers
 from pipeline.training.snapshot import CheckpointRef
 
@@ -254,12 +255,21 @@ class MetricSettings(Frozen):
         dataset: the data set whose images are the reference. Empty: the one the checkpoint was trained on.
         reference_npz: a file with `mu` and `sigma` instead, as EDM publishes.
         classifier_dataset: the data set that the classifier learns from. Empty: the reference data set.
+        scores: what is told beside the distances. Each is taken of the first extractor that has what it needs.
     """
 
     extractors: list[Annotated[ExtractorSettings, Field(discriminator="kind")]] = Field(min_length=1)
     dataset: str | None = None
     reference_npz: str | None = None
     classifier_dataset: str | None = None
+    scores: list[Annotated[Score, Field(discriminator="kind")]] = Field(default_factory=list)
+
+    @field_validator("scores")
+    @classmethod
+    def _each_once(cls, scores: list[Score]) -> list[Score]:
+        if len(set(scores)) < len(scores):
+            raise ValueError("scores: one of them is given twice")
+        return scores
 
 
 class EvaluateJob(Job, GenerateSettings):

@@ -9,10 +9,13 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.engine.extractors import classifier_for, extractor_plan
+from pipeline.engine.reference_features import ReferenceFeatures, reference_features
 from pipeline.engine.references import Reference, published_reference, reference_moments
+from pipeline.engine.score_extractors import scores_by_extractor
 from pipeline.engine.work import Actors, ExtractorPlan, Point
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import Classifier, ExtractorSettings, File
+from pipeline.metrics.scores import Score, wants_reference
 from pipeline.training.snapshot import find_snapshot
 
 
@@ -25,12 +28,16 @@ class Measure:
         plan: the extractor.
         reference: its reference.
         note: one line that should stand by its numbers, or an empty text.
+        scores: what is told beside the distance, of the same features.
+        features: of the reference, where a score asks for them.
     """
 
     name: str
     plan: ExtractorPlan
     reference: Reference
     note: str = ""
+    scores: tuple[Score, ...] = ()
+    features: ReferenceFeatures | None = None
 
 
 def build_measures(
@@ -50,8 +57,9 @@ def build_measures(
     published = None if metrics.reference_npz is None else published_reference(metrics.reference_npz)
     if published is None or len(metrics.extractors) > 1:
         Dataset.open(store, compared)  # its errors come before anything is trained
+    names, scores = _names(metrics.extractors), scores_by_extractor(metrics)
     found: list[Measure] = []
-    for settings, name in zip(metrics.extractors, _names(metrics.extractors), strict=True):
+    for settings, name, asked in zip(metrics.extractors, names, scores, strict=True):
         note = ""
         if isinstance(settings, Classifier):
             classifier = classifier_for(store, learnt, settings, progress)
@@ -59,10 +67,13 @@ def build_measures(
         else:
             plan = extractor_plan(store, settings)
         if published is not None and not found:
-            measured = published
-        else:
-            measured = reference_moments(store, Dataset.open(store, compared), plan, execution, actors, progress)
-        found.append(Measure(name, plan, measured, note))
+            found.append(Measure(name, plan, published, note, asked))
+            continue
+        data, features = Dataset.open(store, compared), None
+        if any(map(wants_reference, asked)):
+            features = reference_features(store, data, plan, execution, actors, progress)
+        measured = reference_moments(store, data, plan, execution, actors, progress)
+        found.append(Measure(name, plan, measured, note, asked, features))
     return tuple(found)
 
 

@@ -6,6 +6,8 @@ from typing import Self
 
 from pipeline import digests
 
+FID = "FID"  # what the distance of the published protocol is called
+
 
 @dataclass(frozen=True)
 class EvaluationProtocol:

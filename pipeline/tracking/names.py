@@ -19,6 +19,14 @@ FID = "fid"  # the Frechet distance of the Inception network's features, and of 
 FD = "fd"  # a Frechet distance of any other extractor, which the tag `protocol` names
 FD_LOW, FD_HIGH = "fd_low", "fd_high"  # its interval
 FID_LOW, FID_HIGH = "fid_low", "fid_high"
+# Scores: the ends of their intervals are under `_low` and `_high`, unusual settings after the name (`precision_k5`).
+KID, KD = "kid", "kd"  # the kernel distance: of the published Inception network, and of any other extractor
+INCEPTION_SCORE, CLASS_SCORE = "inception_score", "class_score"  # the same two
+PRECISION, RECALL = "precision", "recall"
+DENSITY, COVERAGE = "density", "coverage"
+ACCURACY_WORST_CLASS = "accuracy_worst_class"
+FD_CLASS_MEAN, FD_CLASS_WORST = "fd_class_mean", "fd_class_worst"  # Frechet distances class by class
+NEAR_RATIO, NEAR_SHARE = "near_ratio", "near_share"  # how near images are to the nearest of the reference
 ACCURACY = "accuracy"  # the share of images that a classifier recognises as their label
 NFE = "nfe"  # evaluations of the network an image, counted
 SECONDS = "seconds"  # for 1,000 images, by a separate warm timing
@@ -50,6 +58,8 @@ LICENCE = "licence"  # of imported weights
 
 SETTINGS_FILE = "settings.yaml"  # the resolved settings, whole
 LONG_PARAMS_FOLDER = "long_params"  # one text for each param that MLflow would cut
+PER_CLASS_FILE = "per_class.csv"  # accuracy and distance class by class
+NEAREST_IMAGE = "nearest_pairs"  # image key of images above their nearest reference images
 SAMPLES_IMAGE = "samples"  # image key of a grid of the same seeds in the same cells
 
 # -- limits of MLflow ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.digests import digest, sha256
 from pipeline.errors import DataError
-from pipeline.metrics.extractors.base import Features, ImageShape, check_images, extraction
+from pipeline.metrics.extractors.base import Classes, Features, ImageShape, check_images, extraction
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Classifier:
     validation_fraction: float = 0.1
     seed: int = 0
     revision: ClassVar[int] = 1
+    classes: ClassVar[Classes] = "own"
 
     def __post_init__(self) -> None:
         for name, least in (("num_features", 2), ("width", 1), ("epochs", 1), ("batch_size", 2), ("seed", 0)):

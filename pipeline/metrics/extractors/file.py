@@ -12,7 +12,7 @@ from torch.export.passes import move_to_device_pass
 
 from pipeline.digests import digest, sha256
 from pipeline.errors import DataError
-from pipeline.metrics.extractors.base import Features, ImageShape, as_rgb, extraction
+from pipeline.metrics.extractors.base import Classes, Features, ImageShape, as_rgb, extraction
 
 SUFFIXES = (".pt", ".pt2")
 
@@ -34,6 +34,7 @@ class File:
     return_features: bool = False
     name: str | None = None
     revision: ClassVar[int] = 1
+    classes: ClassVar[Classes] = "none"
 
     def __post_init__(self) -> None:
         if Path(self.path).suffix not in SUFFIXES:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 
 from pipeline.metrics.scores.base import FeatureSet, Found, Need, Number, Prepared, at_least
 from pipeline.metrics.scores.intervals import around
@@ -57,7 +57,7 @@ def _score(logits: np.ndarray) -> tuple[float, float]:
     """Of one part, and its variance: of the mean divergence, carried through exp. To first order p(y) adds none, since
     the mean divergence is least there."""
     log_p: Float64 = log_softmax(logits.astype(np.float64), axis=1)
-    p = np.exp(log_p)
-    divergences = (p * (log_p - np.log(p.mean(axis=0)))).sum(axis=1)
+    log_mean = logsumexp(log_p, axis=0) - np.log(len(log_p))  # finite where a class is next to impossible, too
+    divergences = (np.exp(log_p) * (log_p - log_mean)).sum(axis=1)
     score = float(np.exp(divergences.mean()))
     return score, score**2 * float(divergences.var(ddof=1)) / len(divergences)
