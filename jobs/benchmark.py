@@ -1,6 +1,7 @@
 """A grid of sampler settings, measured, timed and compared: `python -m jobs.benchmark CONFIG.yaml`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -45,11 +46,14 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
     """Generates, measures and times every point of a sweep, in a Ray session that is there."""
     points = checked_points(store, settings)
     measures = measures_of(store, settings, settings.metrics, points)
-    return benchmark(
+    result = benchmark(
         store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
         engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
         keep=settings.keep,
     )  # fmt: skip
+    if settings.published is None:
+        return result
+    return replace(result, notes=(*result.notes, settings.published.beside(result.protocol, result.followed)))
 
 
 def tell(

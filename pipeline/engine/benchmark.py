@@ -28,7 +28,7 @@ from pipeline.engine.table import Row, benchmark_table, by_cost, classes_csv, ro
 from pipeline.engine.timing import Timing, time_points
 from pipeline.engine.work import Actors, Point
 from pipeline.errors import SettingsError
-from pipeline.metrics.protocol import FID
+from pipeline.metrics.protocol import FID, EvaluationProtocol
 from pipeline.metrics.scores import ClassRow
 from pipeline.reporting import Reporter, Run
 from pipeline.training.snapshot import Snapshot, find_snapshot
@@ -51,6 +51,8 @@ class BenchmarkResult:
         picture: the same seeds in the same columns, one row a setting; uint8 (H, W, 3).
         generated: images that were generated for it; all others were in the store.
         link: where a person can compare the runs, or an empty text.
+        protocol: of the distance that ranks.
+        followed: the published protocol that the settings name, or `legacy`; or an empty text.
     """
 
     name: str
@@ -62,6 +64,8 @@ class BenchmarkResult:
     picture: NDArray[np.uint8] = field(repr=False, compare=False)
     generated: int
     link: str
+    protocol: EvaluationProtocol
+    followed: str = ""
 
     def table(self) -> str:
         """A Markdown table that is aligned as plain text too."""
@@ -129,6 +133,8 @@ def benchmark(
         picture=teller.comparison(rows),
         generated=sum(result.generated for result in results),
         link=reporter.link({"kind": "sampler", "benchmark": name}),
+        protocol=teller.evaluations[points[0].name][0].protocol,
+        followed=measures[0].protocol,
     )
 
 
@@ -190,8 +196,8 @@ class _Teller:
             "kind": "sampler",
             "benchmark": self.name,
             **checkpoint_tags(result),
-            "protocol": protocol.label(),
-            "protocol_digest": protocol.digest,
+            **protocol.tags(),
+            **({"protocol_name": self.measures[0].protocol} if self.measures[0].protocol else {}),
             "samples": result.samples_digest,
             "extractor": self.measures[0].plan.distance_name,
             "dataset": self.measures[0].reference.title,
@@ -232,6 +238,7 @@ class _Teller:
             samples_digest=result.samples_digest,
             protocol=first.protocol.label(),
             guide="" if result.guide is None else result.guide.title,
+            protocols={name: evaluation.protocol.sentence() for name, evaluation in found.items()},
             scores=self.scores.values[result.point.name],
         )
 

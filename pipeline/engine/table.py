@@ -36,7 +36,8 @@ class Row:
         seconds_per_1000: by a separate warm timing, if there was one.
         pareto: nothing else has both a distance and an NFE that are as good, and one that is better.
         samples_digest: where the images lie.
-        protocol: how `distance` was measured, in one line.
+        protocol: how `distance` was measured, in one short line.
+        protocols: how each of `distances` was, in full, by the same names.
         guide: whose weights guide it, or an empty text.
         scores: what is told beside the distances, with its interval, by its key.
     """
@@ -56,6 +57,7 @@ class Row:
     samples_digest: str
     protocol: str
     guide: str = ""
+    protocols: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
@@ -138,11 +140,13 @@ def rows_csv(rows: Sequence[Row]) -> str:
     for row in by_cost(rows):
         line = asdict(row)
         distances, half_widths, scores = line.pop("distances"), line.pop("half_widths"), line.pop("scores")
+        protocols = line.pop("protocols")
         line["rank_deficient"] = " ".join(row.rank_deficient)
         lines.append(
             line
             | {f"distance_{name}": value for name, value in distances.items()}
             | {f"half_width_{name}": half_widths.get(name) for name in distances}
+            | {f"protocol_{name}": sentence for name, sentence in protocols.items()}
             | {name: value for key, score in scores.items() for name, value in _ends(key, score).items()}
         )
     return _csv(lines)
@@ -180,7 +184,8 @@ def _notes(rows: Sequence[Row], title: str) -> list[str]:
         notes.append(f"- `{WITHIN}` half the 95 % interval of the mean distance of so many images from this network")
     if any(row.rank_deficient for row in rows):
         notes.append(f"- `{TOO_FEW}` no more images than features: compare such a distance with nothing else")
-    return notes + [f"- {protocol}" for protocol in dict.fromkeys(row.protocol for row in rows)]
+    protocols = (protocol for row in rows for protocol in (row.protocols.values() or [row.protocol]))
+    return notes + [f"- {protocol}" for protocol in dict.fromkeys(protocols)]
 
 
 def _about_scores(headings: Sequence[Heading]) -> list[str]:

@@ -22,7 +22,7 @@ from pipeline.diffusion.timesteps import EDMSteps
 from pipeline.engine import references, scoring
 from pipeline.engine.benchmark import BenchmarkResult, benchmark
 from pipeline.engine.generation import Seeds
-from pipeline.engine.measures import Measure, build_measures
+from pipeline.engine.measures import Measure, build_measures, check_reference
 from pipeline.engine.reference_features import reference_features
 from pipeline.engine.references import reference_moments
 from pipeline.engine.score_extractors import scores_by_extractor
@@ -270,3 +270,34 @@ def test_a_score_is_taken_of_the_first_extractor_that_has_all_for_it() -> None:
         chosen(file)
     with pytest.raises(SettingsError, match=r"kid needs the features of reference images, .* reference_npz"):
         chosen(Inception(), reference_npz="a.npz")
+
+
+def test_the_protocol_is_told_whole_in_table_json_csv_and_tags(store: Store) -> None:
+    [measure] = measures_of(store)
+    reporter = MemoryReporter()
+    result = run(store, (measure,), reporter)
+    sentence = result.protocol.sentence()
+    assert f"- {sentence}" in result.table().splitlines()
+    assert json.loads(result.to_json())["rows"][0]["protocols"] == {"classifier": sentence}
+    assert next(csv.DictReader(io.StringIO(result.to_csv())))["protocol_classifier"] == sentence
+    known = {value for name, value in vars(names).items() if name.startswith("PROTOCOL")}
+    for told in reporter.runs.values():
+        assert result.protocol.tags().items() <= told.all_tags.items()
+        assert {tag for tag in told.all_tags if tag.startswith("protocol")} <= known
+        assert told.all_tags["protocol_extractor"] == measure.plan.digest
+        assert told.all_tags["protocol_reference"] == measure.reference.digest
+
+
+def test_a_protocol_that_is_named_is_a_tag_and_asks_for_published_weights(store: Store, tmp_path: Path) -> None:
+    settings = MetricSettings(extractors=[CLASSIFIER], protocol="legacy")
+    measures = build_measures(store, settings, "a", EXECUTION, HERE, progress=False)
+    reporter = MemoryReporter()
+    assert run(store, measures, reporter).followed == "legacy"
+    assert {told.all_tags[names.PROTOCOL_NAME] for told in reporter.runs.values()} == {"legacy"}
+    (tmp_path / "weights.pth").write_bytes(b"others")
+    other = MetricSettings(extractors=[Inception(weights=str(tmp_path / "weights.pth"))], protocol="edm")
+    with pytest.raises(SettingsError, match=r"metrics\.protocol: edm asks for the published weights of Inception"):
+        build_measures(store, other, "a", EXECUTION, HERE, progress=False)
+    with pytest.raises(SettingsError, match=r"must be the training set, a, for the protocol edm \(got b\)"):
+        check_reference(store, MetricSettings(protocol="edm", dataset="b"), POINTS)
+    check_reference(store, MetricSettings(protocol="edm", dataset="a"), POINTS)

@@ -55,6 +55,11 @@ class Classifier:
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction: must lie in (0, 1) (got {self.validation_fraction})")
 
+    @property
+    def resize(self) -> str:
+        """In words."""
+        return "none"
+
     def digest(self, data: bytes) -> str:
         return digest({"settings": self, "weights": sha256(data)})
 

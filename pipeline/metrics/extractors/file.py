@@ -42,6 +42,11 @@ class File:
         if re.fullmatch("[0-9a-f]{64}", self.sha256) is None:
             raise ValueError(f"sha256: must be 64 hex digits in lower case (got {self.sha256!r})")
 
+    @property
+    def resize(self) -> str:
+        """In words."""
+        return "by the program in the file, if any"
+
     def load(self) -> bytes:
         """The file's bytes.
 

@@ -40,6 +40,11 @@ class Inception:
     revision: ClassVar[int] = 1
     classes: ClassVar[Classes] = "other"
 
+    @property
+    def resize(self) -> str:
+        """In words."""
+        return f"bilinear to 299x299 {'with' if self.antialias else 'without'} antialiasing"
+
     def load(self) -> bytes:
         """The bytes of the weights.
 

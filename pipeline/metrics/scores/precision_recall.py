@@ -26,7 +26,12 @@ class PrecisionRecall:
     uses: ClassVar[frozenset[Need]] = frozenset()
     numbers: ClassVar[tuple[Number, ...]] = (
         Number("precision", "precision", "more", "the share of all images of this network within this reference"),
-        Number("recall", "recall", "more", why_none="the balls are the images': none of them counts alone"),
+        Number(
+            "recall",
+            "recall",
+            "more",
+            why_none="no image counts for its own ball alone",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -7,6 +7,8 @@ import torch
 from pipeline.metrics.scores import FeatureSet, InceptionScore
 from tests.metrics.scores.sets import measured
 
+CHECKED = {"inception_score": "torchmetrics on the same splits"}
+
 
 def logits(n: int, k: int = 10, seed: int = 0, scale: float = 2.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, scale, (n, k)).astype(np.float32)

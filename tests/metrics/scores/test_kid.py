@@ -7,6 +7,8 @@ import torch
 from pipeline.metrics.scores import KID, FeatureSet
 from tests.metrics.scores.sets import gaussian, measured
 
+CHECKED = {"kid": "torchmetrics on one subset of all images and on the same subsets, plain loops"}
+
 
 def kernel(a: np.ndarray, b: np.ndarray) -> float:
     return (float(a.astype(np.float64) @ b.astype(np.float64)) / len(a) + 1) ** 3

@@ -11,6 +11,8 @@ from pipeline.metrics.scores.intervals import of_median, of_share
 from pipeline.metrics.scores.neighbours import nearest
 from tests.metrics.scores.sets import gaussian, measured
 
+CHECKED = {"nearest": "scipy's distances, scikit-learn's neighbours"}
+
 
 def test_neighbours_are_those_of_scikit_learn() -> None:
     x, y = gaussian(90).astype(np.float64), gaussian(130, seed=1).astype(np.float64)

@@ -10,6 +10,8 @@ from sklearn.metrics import accuracy_score
 from pipeline.metrics.scores import PerClass
 from tests.metrics.scores.sets import full, measured
 
+CHECKED = {"per_class": "scikit-learn's accuracy, the distance by scipy's matrix root"}
+
 
 def distance(x: np.ndarray, y: np.ndarray) -> float:
     a, b = np.cov(x.astype(float), rowvar=False), np.cov(y.astype(float), rowvar=False)
