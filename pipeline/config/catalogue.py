@@ -24,6 +24,7 @@ from pipeline.config.settings import (
     StudyJob,
     TrainJob,
 )
+from pipeline.config.suggest import SuggestJob
 from pipeline.data.samples import Execution
 from pipeline.data.sources import Source
 from pipeline.diffusion.guidance import Guidance
@@ -66,7 +67,7 @@ there. Where the parts come from and what they cost: [catalogue.md](catalogue.md
 """
 JOBS: tuple[type[Job], ...] = (
     PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, StudyJob, ImportCheckpointJob, ExportCheckpointJob,
-    OptimizeGridJob, PruneJob,
+    OptimizeGridJob, SuggestJob, PruneJob,
 )  # fmt: skip
 
 
