@@ -85,6 +85,11 @@ class KeptMoments(NamedTuple):
     meta: Mapping[str, Any]
 
 
+def prepared_key(dataset_digest: str, extractor_digest: str, name: str) -> str:
+    """Where it is kept what a score computes of a reference alone."""
+    return f"{REFERENCES}/{dataset_digest}/{extractor_digest}/prepared-{name}"
+
+
 class KeptScore(NamedTuple):
     """What a score told, JSON, and uint8 arrays of images by name, where it shows any."""
 

@@ -11,14 +11,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data.features import KeptScore, StoredFeatures, commit_score, read_features, read_score
+from pipeline.data.features import KeptScore, StoredFeatures, commit_score, prepared_key, read_features, read_score
 from pipeline.data.pictures import comparison_picture
 from pipeline.data.samples import read_samples
 from pipeline.data.store import Store
 from pipeline.digests import digest
+from pipeline.engine.cache import Kept, kept
 from pipeline.engine.measures import Measure
 from pipeline.engine.run import PointResult
 from pipeline.engine.work import ExtractorPlan, Seeds
@@ -28,6 +30,7 @@ from pipeline.metrics.protocol import FID
 from pipeline.metrics.scores import ClassRow, Estimate, FeatureSet, Found, Number, Pair, Score, suffix
 from pipeline.metrics.scores.base import Prepared
 
+_PREPARED = "prepared.safetensors"
 _SHOWN = ("generated", "nearest")  # the two rows of a picture of pairs
 
 
@@ -129,15 +132,28 @@ class Scorer:
         self, result: PointResult, score: Score, images: FeatureSet
     ) -> tuple[Found, Mapping[str, NDArray[np.uint8]]]:
         reference = self._reference
-        if reference is not None and score not in self._prepared:
-            self._prepared[score] = score.prepare(reference)
-        found = _by_seed(score.measure(images, reference, self._prepared.get(score, {})), self.seeds.first)
+        prepared = {} if reference is None else self._prepare(score, reference)
+        found = _by_seed(score.measure(images, reference, prepared), self.seeds.first)
         pictures = self._pictures(result, found.pairs)
         meta = {"score": score, "found": asdict(found), "extractor": self.measure.plan.distance_name}
         name = _name(self.measure, score, self.seeds)
         kept = KeptScore(meta, pictures)
         commit_score(self.store, result.samples_digest, self.measure.plan.digest, name, kept)
         return found, pictures
+
+    def _prepare(self, score: Score, reference: FeatureSet) -> Prepared:
+        """What depends on the reference alone, once a store."""
+        if score not in self._prepared:
+            assert self.measure.features is not None
+            names = self.measure.features.dataset.info.digest, self.measure.plan.digest
+
+            def make() -> Kept:
+                arrays = {name: np.ascontiguousarray(array) for name, array in score.prepare(reference).items()}
+                return Kept(safetensors.numpy.save(arrays), {"score": score})
+
+            whole = kept(self.store, prepared_key(*names, f"{score.kind}-{digest(score)}"), _PREPARED, make)
+            self._prepared[score] = safetensors.numpy.load(whole.data)
+        return self._prepared[score]
 
     def _images(self, result: PointResult) -> FeatureSet:
         first, count = self.seeds.first, self.seeds.count

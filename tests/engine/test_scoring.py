@@ -134,6 +134,16 @@ def test_a_second_run_computes_nothing_and_tells_the_same(store: Store, monkeypa
         np.testing.assert_array_equal(one.images["nearest_pairs", 0], other.images["nearest_pairs", 0])
 
 
+def test_what_depends_on_the_reference_alone_is_computed_once_a_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(store, measures_of(store, KID(), PrecisionRecall()), points=POINTS[:1])
+    monkeypatch.setattr(PrecisionRecall, "prepare", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(KID, "prepare", lambda *_: pytest.fail("computed again"))
+    other = run(store, measures_of(store, KID(), PrecisionRecall()), points=POINTS[1:])
+    assert {"kd", "precision"} <= set(other.rows[0].scores)
+
+
 def test_a_new_score_generates_no_image(store: Store) -> None:
     first = run(store, measures_of(store))
     assert first.generated > 0
