@@ -49,9 +49,10 @@ def tell(
 ) -> None:  # fmt: skip
     """One run: the table, the figure, and the loss at every level; the same in a folder."""
     values = {item.key.rpartition(".")[2]: item.value for item in found}
-    columns = [[getattr(point, name) for point in points] for name in ("sigma", "loss", "standard_error")]
+    sigmas, losses = [point.sigma for point in points], [point.loss for point in points]
+    errors = [point.standard_error for point in points]
     title = f"{snapshot.title} on {dataset.info.name}: loss by noise level"
-    figure = loss_against_noise(*columns, title=title, p_mean=values["P_mean"], p_std=values["P_std"])
+    figure = loss_against_noise(sigmas, losses, errors, title, values["P_mean"], values["P_std"])
     csv = "".join(f"{line}\n" for line in ["sigma,loss,standard_error", *map(_csv_line, points)])
     key = digest({"losses": snapshot.weights_sha256, "dataset": dataset.info.digest, "settings": settings})
     tags = {"kind": "losses", "checkpoint": snapshot.title, "dataset": dataset.info.name}
@@ -84,7 +85,7 @@ def _csv_line(point: LossPoint) -> str:
 def dry_run(settings: SuggestJob) -> list[str]:
     store = Store(settings.store)
     if settings.checkpoint is None:
-        return [str(item) for item in suggestions(Dataset.open(store, settings.dataset or ""))]
+        return [f"{item.key}: {item.value:.4g}" for item in suggestions(Dataset.open(store, settings.dataset or ""))]
     snapshot = find_snapshot(store, settings.checkpoint.ref())
     return [f"{settings.images * settings.levels:,} network evaluations of {snapshot.title}"]
 

@@ -118,8 +118,9 @@ def _intact_features(
     readers: ThreadPoolExecutor,
 ) -> set[int]:  # fmt: skip
     extractor = plan.digest
-    has_scores = all(read_score(store, samples_digest, extractor, name) is not None for name in plan.beside)
-    if has_scores and has_moments(store, samples_digest, extractor, *seeds):
+    if has_moments(store, samples_digest, extractor, *seeds) and all(
+        read_score(store, samples_digest, extractor, name) is not None for name in plan.beside
+    ):
         return set(progress.parts)  # as good as the features, for exactly these seeds
     there = sorted(committed_features(store, samples_digest, extractor) & set(progress.parts))
 

@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist
 
 from pipeline.data.dataset import Dataset, commit_dataset
 from pipeline.data.prepare import prepare
-from pipeline.data.sources import Parquet
+from pipeline.data.sources import ParquetImages
 from pipeline.data.sources.base import Item
 from pipeline.data.store import Store
 from pipeline.errors import DataError
@@ -72,7 +72,7 @@ def test_data_that_say_nothing_are_refused(tmp_path: Path) -> None:
 def test_cifar10_has_nearly_the_standard_deviation_that_edm_takes_it_to_have(tmp_path: Path) -> None:
     """Published: means 0.4914 0.4822 0.4465, deviations 0.2470 0.2435 0.2616 in [0, 1]."""
     store = Store(tmp_path)
-    source = Parquet(path=str(Path(os.environ["SIGMASWEEP_DATA"]) / "cifar10" / "test-*.parquet"))
+    source = ParquetImages(path=str(Path(os.environ["SIGMASWEEP_DATA"]) / "cifar10" / "test-*.parquet"))
     prepare(store, "cifar10", source)
     values = found(Dataset.open(store, "cifar10"), most_images=1000)
     assert values["model.sigma_data"] == pytest.approx(0.503, abs=0.005)

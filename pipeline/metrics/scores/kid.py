@@ -56,13 +56,13 @@ class KID:
     def prepare(self, reference: FeatureSet) -> Prepared:
         if self.subset_size is not None:
             return {}
-        return {"within": np.array(_within(reference.features))}
+        return {"within": np.array([_within(reference.features)])}
 
     def measure(self, images: FeatureSet, reference: FeatureSet | None, prepared: Prepared) -> Found:
         assert reference is not None
         if self.subset_size is not None:
             return Found({"kid": Estimate(self._in_subsets(images.features, reference.features))})
-        return Found({"kid": _whole(images.features, reference.features, float(prepared["within"]))})
+        return Found({"kid": _whole(images.features, reference.features, float(prepared["within"][0]))})
 
     def _in_subsets(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
         values = []

@@ -46,7 +46,7 @@ class Nearest:
 
     def prepare(self, reference: FeatureSet) -> Prepared:
         own = np.sqrt(nearest(reference.features, reference.features, 1, itself=True)[0][:, 0])
-        return {"median": np.array(np.median(own)), "limit": np.array(np.quantile(own, self.quantile))}
+        return {"median": np.array([np.median(own)]), "limit": np.array([np.quantile(own, self.quantile)])}
 
     def measure(self, images: FeatureSet, reference: FeatureSet | None, prepared: Prepared) -> Found:
         assert reference is not None
@@ -54,8 +54,8 @@ class Nearest:
         distances = np.sqrt(squares[:, 0])
         first = np.argsort(distances, kind="stable")[: self.pairs]
         pairs = tuple(Pair(int(i), int(indices[i, 0]), float(distances[i])) for i in first)
-        values = {"near_share": of_share(distances < prepared["limit"])}
-        usual = float(prepared["median"])
+        values = {"near_share": of_share(distances < prepared["limit"][0])}
+        usual = float(prepared["median"][0])
         if usual > 0:  # where most of the reference has a twin there is no ratio
             median = of_median(distances)
             ends = (None if end is None else end / usual for end in (median.low, median.high))

@@ -82,7 +82,7 @@ def test_it_is_unbiased_and_its_interval_holds_the_distance_of_infinitely_many_i
     prepared = KID().prepare(y)
     mean = np.full(d, shift)
     to_reference = np.mean([moment3(mean @ b / d + 1, b @ b / d**2) for b in y.features.astype(np.float64)])
-    truth = two_gaussians(d, shift) - 2 * to_reference + float(prepared["within"])
+    truth = two_gaussians(d, shift) - 2 * to_reference + float(prepared["within"][0])
     found = [
         KID().measure(FeatureSet(gaussian(100, d, seed=100 + i, shift=shift)), y, prepared).values["kid"]
         for i in range(800)
