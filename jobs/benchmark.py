@@ -1,6 +1,7 @@
 """A grid of sampler settings, measured, timed and compared: `python -m jobs.benchmark CONFIG.yaml`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -45,11 +46,14 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
     """Generates, measures and times every point of a sweep, in a Ray session that is there."""
     points = checked_points(store, settings)
     measures = measures_of(store, settings, settings.metrics, points)
-    return benchmark(
+    result = benchmark(
         store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
         engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
         keep=settings.keep,
     )  # fmt: skip
+    if settings.published is None:
+        return result
+    return replace(result, notes=(*result.notes, settings.published.beside(result.protocol, result.followed)))
 
 
 def tell(
@@ -68,6 +72,9 @@ def tell(
         run.text(cli.resolved_yaml(job), "settings.yaml")
         run.text(result.table(), "table.md")
         run.text(result.to_csv(), "table.csv")
+        run.text(result.to_json(), "table.json")
+        if result.classes:
+            run.text(result.classes_csv(), "per_class.csv")
         run.image("quality_against_nfe", pixels(figure))
         run.image("comparison", result.picture)
     if out:
@@ -75,6 +82,9 @@ def tell(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.md").write_text(result.table() + "\n", encoding="utf-8")
         (folder / "table.csv").write_text(result.to_csv(), encoding="utf-8")
+        (folder / "table.json").write_text(result.to_json() + "\n", encoding="utf-8")
+        if result.classes:
+            (folder / "per_class.csv").write_text(result.classes_csv(), encoding="utf-8")
         (folder / "quality_against_nfe.png").write_bytes(figure)
         Image.fromarray(result.picture).save(folder / "comparison.png")
         (folder / "settings.yaml").write_text(cli.resolved_yaml(job), encoding="utf-8")

@@ -18,7 +18,7 @@ from pipeline.data.store import Store
 from pipeline.diffusion.timesteps import AdaptiveSteps
 from pipeline.engine.forecast import forecast, forecast_timing
 from pipeline.engine.generation import Actors, Point, Seeds, find_settings
-from pipeline.engine.measures import Measure, build_measures, needs_dataset, trained_on
+from pipeline.engine.measures import Measure, build_measures, check_reference, needs_dataset, trained_on
 from pipeline.engine.paces import Conditions
 from pipeline.engine.placement import Placement, expected_workers, place
 from pipeline.engine.work import Setting
@@ -71,6 +71,7 @@ def measures_of(
     store: Store, settings: GenerateSettings, metrics: MetricSettings, points: list[Point]
 ) -> tuple[Measure, ...]:
     """What to measure; where the settings name no data set, the one that the checkpoints were trained on."""
+    check_reference(store, metrics, points)
     dataset = metrics.dataset or (trained_on(store, points) if needs_dataset(metrics) else "")
     return build_measures(store, metrics, dataset, settings.execution, engine_actors(settings))
 

@@ -2,7 +2,7 @@
 
     python -m tests.catalogue > docs/catalogue.md
 
-A test module that compares solvers with independent code says so in `CHECKED`: by the kind of a solver, what it is
+A test module that compares solvers or scores with independent code says so in `CHECKED`: by the kind, what it is
 compared with.
 """
 
@@ -11,15 +11,18 @@ from pathlib import Path
 
 from pipeline.config.parts import design_space
 
-MODULES = Path(__file__).parent / "diffusion"
+MODULES = ("diffusion", "metrics.scores")
 
 
 def checked() -> dict[str, str]:
-    """What every solver is compared with, in words, by its kind."""
+    """What every solver and score is compared with, in words, by its kind."""
     found: dict[str, list[str]] = {}
-    for path in sorted(MODULES.glob("test_*.py")):
-        if "\nCHECKED = {" in path.read_text(encoding="utf-8"):
-            for kind, what in import_module(f"tests.diffusion.{path.stem}").CHECKED.items():
+    for package in MODULES:
+        folder = Path(__file__).parent / package.replace(".", "/")
+        for path in sorted(folder.glob("test_*.py")):
+            if "\nCHECKED = {" not in path.read_text(encoding="utf-8"):
+                continue
+            for kind, what in import_module(f"tests.{package}.{path.stem}").CHECKED.items():
                 found.setdefault(kind, []).append(what if isinstance(what, str) else ", ".join(what))
     return {kind: "; ".join(texts) for kind, texts in found.items()}
 

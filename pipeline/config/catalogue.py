@@ -24,6 +24,7 @@ from pipeline.config.settings import (
     StudyJob,
     TrainJob,
 )
+from pipeline.config.suggest import SuggestJob
 from pipeline.data.samples import Execution
 from pipeline.data.sources import Source
 from pipeline.diffusion.guidance import Guidance
@@ -36,6 +37,7 @@ from pipeline.diffusion.solvers import Solver
 from pipeline.diffusion.stochasticity import Stochasticity
 from pipeline.diffusion.timesteps import Timesteps
 from pipeline.metrics.extractors import ExtractorSettings
+from pipeline.metrics.scores import Score
 from pipeline.networks import Network
 
 PARTS: dict[str, Any] = {
@@ -52,6 +54,7 @@ PARTS: dict[str, Any] = {
     "Training noise (`training.noise`)": TrainingNoise,
     "Loss weightings (`training.weighting`)": Weighting,
     "Extractors (`metrics.extractors`)": ExtractorSettings,
+    "Scores (`metrics.scores`)": Score,
     "Image sources (`source`)": Source,
 }
 HEAD = """# Settings
@@ -64,7 +67,7 @@ there. Where the parts come from and what they cost: [catalogue.md](catalogue.md
 """
 JOBS: tuple[type[Job], ...] = (
     PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, StudyJob, ImportCheckpointJob, ExportCheckpointJob,
-    OptimizeGridJob, PruneJob,
+    OptimizeGridJob, SuggestJob, PruneJob,
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.config.catalogue import PARTS, fields_told, first_paragraph, members
 from pipeline.diffusion.solvers import Solver
+from pipeline.metrics.scores import Score
 
 HEAD = """# Catalogue
 
@@ -32,7 +33,13 @@ CHECKED_HEAD = """## Checked against
 
 What each solver agrees with besides its order: code that was written independently of it.
 """
-NOT_OF_THE_SPACE = ("Labels", "Extractors", "Image sources")
+SCORES_HEAD = """## Scores
+
+What is measured beside the Frechet distance (`metrics.scores`), from stored features alone; a name in brackets is that
+of the number where the extractor is not the published Inception network. How to ask for them:
+[metrics.md](metrics.md).
+"""
+NOT_OF_THE_SPACE = ("Labels", "Extractors", "Scores", "Image sources")
 EDM = "2206.00364"
 _ARXIV = re.compile(r"arXiv[: ]\s*(\d{4}\.\d{4,5})")
 _EDM_WORDS = re.compile(r"Karras et al\. 2022|Table 1")
@@ -44,12 +51,12 @@ def design_space(checked: Mapping[str, str]) -> str:
     """The text of `docs/catalogue.md`.
 
     Args:
-        checked: by the kind of a solver, the independent code that it is compared with.
+        checked: by the kind of a solver or score, the independent code that it is compared with.
     """
     sections = [_section(title, union) for title, union in space().items()]
-    rows = [_row(f"`{part.kind}`", checked.get(part.kind, "")) for part in members(Solver)]
-    told = "\n".join([CHECKED_HEAD, _row("kind", "by a test, against"), _rule(2), *rows, ""])
-    return "\n".join([HEAD, *sections, told])
+    rows = [row(f"`{part.kind}`", checked.get(part.kind, "")) for part in members(Solver)]
+    told = "\n".join([CHECKED_HEAD, row("kind", "by a test, against"), rule(2), *rows, ""])
+    return "\n".join([HEAD, *sections, told, scores_section(checked)])
 
 
 def space() -> dict[str, Any]:
@@ -118,8 +125,25 @@ def _papers(text: str) -> str:
 
 def _section(title: str, union: Any) -> str:
     head, tell = (_SOLVER_HEAD, _solver) if union is Solver else (_HEAD, _other)
-    rows = [_row(*tell(part)) for part in members(union)]
-    return "\n".join([f"## {title}", "", _row(*head), _rule(len(head)), *rows, ""])
+    rows = [row(*tell(part)) for part in members(union)]
+    return "\n".join([f"## {title}", "", row(*head), rule(len(head)), *rows, ""])
+
+
+def scores_section(checked: Mapping[str, str]) -> str:
+    """What every score tells: a line for each of its numbers."""
+    rows = [
+        row(f"`{score.kind}`", f"`{number.key}`" + (f" (`{number.plain_key}`)" if number.plain_key else ""),
+            number.better, _needs(score), number.estimand or f"none: {number.why_none}", reference(score),
+            checked.get(score.kind, ""))
+        for score in get_args(Score) for number in score.numbers
+    ]  # fmt: skip
+    head = ("kind", "number", "better", "needs", "its 95 % interval is of", "reference", "by a test, against")
+    return "\n".join([SCORES_HEAD, row(*head), rule(len(head)), *rows, ""])
+
+
+def _needs(score: Any) -> str:
+    used = sorted(score.uses - score.needs)
+    return ", ".join(sorted(score.needs)) + (f"; takes {', '.join(used)}" if used else "")
 
 
 _HEAD = ("kind", "parameters", "", "reference")
@@ -155,9 +179,9 @@ def _decides(found: list[Any], values: list[Any], name: str) -> bool:
     return len(pairs) == len({choice for choice, _ in pairs}) > 1
 
 
-def _row(*cells: str) -> str:
+def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _rule(columns: int) -> str:
+def rule(columns: int) -> str:
     return f"|{'---|' * columns}"

@@ -2,6 +2,8 @@
 
 from pydantic import Field
 
+from pipeline.metrics.protocol import EvaluationProtocol
+from pipeline.metrics.published_protocols import EDM, LEGACY
 from pipeline.training.settings import Frozen
 
 
@@ -22,6 +24,20 @@ class Published(Frozen):
         """For the tracker."""
         nfe = {} if self.nfe is None else {"published_nfe": str(self.nfe)}
         return {"published_fid": f"{self.fid:g}", **nfe, "published_source": self.source}
+
+    def beside(self, protocol: EvaluationProtocol, followed: str) -> str:
+        """A line for the notes below a table of one's own numbers: the figure, where it may stand beside them.
+
+        Args:
+            protocol: of one's own numbers.
+            followed: the published protocol that the settings name, or `legacy`; or an empty text.
+        """
+        reason = EDM.differs(protocol) or ("" if followed == EDM.name else f"metrics.protocol is not {EDM.name}")
+        if not reason:
+            return f"{self}, by the same protocol ({EDM.name})"
+        if followed == LEGACY:
+            return f"legacy comparison: {self}; {reason}"
+        return f"the published figure is of another protocol ({reason}); metrics.protocol: {LEGACY} would show it here"
 
     def __str__(self) -> str:
         at = "" if self.nfe is None else f" at NFE {self.nfe}"

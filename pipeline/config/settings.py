@@ -1,6 +1,7 @@
 """The settings of every job: one frozen model each, composed of the dataclasses of the layers below."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
@@ -21,6 +22,8 @@ from pipeline.diffusion.stochasticity import Deterministic, Stochasticity
 from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import ExtractorSettings
+from pipeline.metrics.published_protocols import LEGACY, PROTOCOLS, UNLIKE
+from pipeline.metrics.scores import Score
 from pipeline.training.settings import Frozen, ModelSettings, TrainingSettings, Workers
 from pipeline.training.snapshot import CheckpointRef
 
@@ -254,12 +257,50 @@ class MetricSettings(Frozen):
         dataset: the data set whose images are the reference. Empty: the one the checkpoint was trained on.
         reference_npz: a file with `mu` and `sigma` instead, as EDM publishes.
         classifier_dataset: the data set that the classifier learns from. Empty: the reference data set.
+        scores: what is told beside the distances. Each is taken of the first extractor that has what it needs.
+        protocol: of a publication, to be followed: `edm` (Inception without antialiasing, 50,000 images, the training
+            set). `legacy`: numbers of unlike protocols may stand side by side, marked as such.
     """
 
+    protocol: str | None = None
     extractors: list[Annotated[ExtractorSettings, Field(discriminator="kind")]] = Field(min_length=1)
     dataset: str | None = None
     reference_npz: str | None = None
     classifier_dataset: str | None = None
+    scores: list[Annotated[Score, Field(discriminator="kind")]] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _extractor_of_protocol(cls, content: Any) -> Any:
+        """A published protocol brings its own extractor."""
+        if isinstance(content, Mapping) and "extractors" not in content and content.get("protocol") in PROTOCOLS:
+            return {**content, "extractors": [asdict(PROTOCOLS[content["protocol"]].extractor())]}
+        return content
+
+    @field_validator("protocol")
+    @classmethod
+    def _is_known(cls, protocol: str | None) -> str | None:
+        if protocol in UNLIKE:
+            raise ValueError(f"{protocol} {UNLIKE[protocol]}")
+        known = [*PROTOCOLS, LEGACY]
+        if protocol is not None and protocol not in known:
+            raise ValueError(f"must be one of {', '.join(known)} (got {protocol})")
+        return protocol
+
+    def check_seeds(self, count: int) -> None:
+        """Raises:
+        ValueError: the protocol asks for another extractor or number of images.
+        """
+        problem = PROTOCOLS[self.protocol].refuses(self.extractors[0], count) if self.protocol in PROTOCOLS else ""
+        if problem:
+            raise ValueError(f"metrics.{problem}" if problem.startswith("extractors") else problem)
+
+    @field_validator("scores")
+    @classmethod
+    def _each_once(cls, scores: list[Score]) -> list[Score]:
+        if len(set(scores)) < len(scores):
+            raise ValueError("scores: one of them is given twice")
+        return scores
 
 
 class EvaluateJob(Job, GenerateSettings):
@@ -279,6 +320,11 @@ class EvaluateJob(Job, GenerateSettings):
     select: SeedSettings | None = None
     reference_out: str | None = None
     keep: Keep = "images"
+
+    @model_validator(mode="after")
+    def _check_protocol(self) -> Self:
+        self.metrics.check_seeds(self.seeds.count)
+        return self
 
 
 class TimingSettings(Frozen):
@@ -303,6 +349,11 @@ class BenchmarkSettings(GenerateSettings):
     picture_seeds: int = Field(default=16, ge=1, le=64)
     keep: Keep = "images"
     published: Published | None = None
+
+    @model_validator(mode="after")
+    def _check_protocol(self) -> Self:
+        self.metrics.check_seeds(self.seeds.count)
+        return self
 
 
 class BenchmarkJob(Job, BenchmarkSettings):

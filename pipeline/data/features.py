@@ -1,4 +1,5 @@
 """Features of samples: `features/<samples digest>/<extractor digest>/chunk-000007`, one file beside each chunk.
+Those of a reference: `references/<data set digest>/<extractor digest>/chunk-000007`.
 
 A file is safetensors: `features`, float32 (C, d), and `logits`, float32 (C, k), where the extractor knows the classes.
 """
@@ -16,8 +17,10 @@ from pipeline.data.store import Manifest, Store
 from pipeline.errors import StoreError
 
 ROOT = "features"
+REFERENCES = "references"
 _BLOB = "features.safetensors"
 _MOMENTS = "moments.safetensors"
+_IMAGES = "images.safetensors"
 
 
 class StoredFeatures(NamedTuple):
@@ -39,12 +42,40 @@ def commit_features(
     Args:
         content: the content digest of the chunk that they were taken from.
     """
+    return _commit(store, features_key(samples_digest, extractor_digest, index), features, content)
+
+
+def _commit(store: Store, key: str, features: StoredFeatures, content: str) -> Manifest:
     arrays = {"features": np.ascontiguousarray(features.features, np.float32)}
     if features.logits is not None:
         arrays["logits"] = np.ascontiguousarray(features.logits, np.float32)
     meta = {"content": content, "count": len(features.features), "num_features": features.features.shape[1]}
-    key = features_key(samples_digest, extractor_digest, index)
     return store.commit(key, {_BLOB: safetensors.numpy.save(arrays)}, meta)
+
+
+def reference_features_key(dataset_digest: str, extractor_digest: str, index: int) -> str:
+    return f"{REFERENCES}/{dataset_digest}/{extractor_digest}/chunk-{index:06d}"
+
+
+def commit_reference_features(
+    store: Store, dataset_digest: str, extractor_digest: str, index: int, features: StoredFeatures
+) -> None:
+    """Writes the features of one chunk of a data set's images, in the order of the data set."""
+    _commit(store, reference_features_key(dataset_digest, extractor_digest, index), features, dataset_digest)
+
+
+def committed_reference_features(store: Store, dataset_digest: str, extractor_digest: str) -> set[int]:
+    """The indices of the chunks of a reference whose features are there, by one listing."""
+    return chunk_indices(store.committed(f"{REFERENCES}/{dataset_digest}/{extractor_digest}"))
+
+
+def read_reference_features(store: Store, dataset_digest: str, extractor_digest: str, index: int) -> StoredFeatures:
+    """The verified features of one chunk of a reference.
+
+    Raises:
+        StoreError: they are not there, or are damaged.
+    """
+    return _read(store, reference_features_key(dataset_digest, extractor_digest, index))
 
 
 class KeptMoments(NamedTuple):
@@ -52,6 +83,41 @@ class KeptMoments(NamedTuple):
 
     data: bytes
     meta: Mapping[str, Any]
+
+
+def prepared_key(dataset_digest: str, extractor_digest: str, name: str) -> str:
+    """Where it is kept what a score computes of a reference alone."""
+    return f"{REFERENCES}/{dataset_digest}/{extractor_digest}/prepared-{name}"
+
+
+class KeptScore(NamedTuple):
+    """What a score told, JSON, and uint8 arrays of images by name, where it shows any."""
+
+    meta: Mapping[str, Any]
+    images: Mapping[str, NDArray[np.uint8]]
+
+
+def score_key(samples_digest: str, extractor_digest: str, name: str) -> str:
+    return f"{ROOT}/{samples_digest}/{extractor_digest}/{name}"
+
+
+def commit_score(store: Store, samples_digest: str, extractor_digest: str, name: str, kept: KeptScore) -> None:
+    """Keeps what a score told of the features of some seeds; the name says which score, seeds and reference."""
+    images = {key: np.ascontiguousarray(pixels) for key, pixels in kept.images.items()}
+    blobs = {_IMAGES: safetensors.numpy.save(images)} if images else {}
+    store.commit(score_key(samples_digest, extractor_digest, name), blobs, kept.meta)
+
+
+def read_score(store: Store, samples_digest: str, extractor_digest: str, name: str) -> KeptScore | None:
+    """What was kept, verified; None where nothing is there, or it is damaged."""
+    try:
+        manifest = store.find(score_key(samples_digest, extractor_digest, name))
+        if manifest is None:
+            return None
+        images = safetensors.numpy.load(store.blob(manifest, _IMAGES)) if manifest.blobs else {}
+        return KeptScore(manifest.meta, images)
+    except (StoreError, SafetensorError):
+        return None
 
 
 def moments_key(samples_digest: str, extractor_digest: str, first_seed: int, count: int) -> str:
@@ -99,7 +165,11 @@ def read_chunk_features(store: Store, samples_digest: str, extractor_digest: str
     Raises:
         StoreError: they are not there, or are damaged.
     """
-    manifest = store.manifest(features_key(samples_digest, extractor_digest, index))
+    return _read(store, features_key(samples_digest, extractor_digest, index))
+
+
+def _read(store: Store, key: str) -> StoredFeatures:
+    manifest = store.manifest(key)
     data = store.blob(manifest, _BLOB)
     try:
         arrays = safetensors.numpy.load(data)

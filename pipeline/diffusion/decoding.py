@@ -27,6 +27,9 @@ class PixelDecoder:
 Decoder = PixelDecoder
 
 
+QUANTIZATION = "uint8 of x * 127.5 + 128, truncated"  # in words: part of what a number was measured of
+
+
 def quantize(images: Tensor) -> Tensor:
     """uint8 images as the published figures are made: x * 127.5 + 128, clipped to 0 ... 255, truncated."""
     return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)

@@ -1,7 +1,7 @@
 """A benchmark: many settings, one measure of each, and what each costs. Every setting is one run of the tracker."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -21,16 +21,20 @@ from pipeline.engine.generation import PointResult, Seeds, generate
 from pipeline.engine.measures import Measure
 from pipeline.engine.pareto import pareto_front
 from pipeline.engine.retention import retain
-from pipeline.engine.table import Row, benchmark_table, by_cost, rows_csv, rows_json
+from pipeline.engine.score_checks import check_scores
+from pipeline.engine.score_telling import ScoreTeller
+from pipeline.engine.scoring import Heading, headings, kept_names
+from pipeline.engine.table import Row, benchmark_table, by_cost, classes_csv, rows_csv, rows_json
 from pipeline.engine.timing import Timing, time_points
 from pipeline.engine.work import Actors, Point
 from pipeline.errors import SettingsError
+from pipeline.metrics.protocol import FID, EvaluationProtocol
+from pipeline.metrics.scores import ClassRow
 from pipeline.reporting import Reporter, Run
 from pipeline.training.snapshot import Snapshot, find_snapshot
 
 GRID_COLUMNS = 8  # of the picture of one setting
 MOST_PICTURES = 64  # images of the first seeds that stay, whatever is kept of the others
-FID = "FID"  # what the distance of the published protocol is called
 
 
 @dataclass(frozen=True)
@@ -41,29 +45,43 @@ class BenchmarkResult:
         name: of the benchmark.
         rows: one a setting, by rising NFE.
         titles: what the distance of each extractor is called, by the extractor's name; the first one ranks.
+        headings: of the scores, in their order.
+        classes: by the name of a setting, class by class, where a score goes by class.
         notes: lines that should stand below the numbers.
         picture: the same seeds in the same columns, one row a setting; uint8 (H, W, 3).
         generated: images that were generated for it; all others were in the store.
         link: where a person can compare the runs, or an empty text.
+        protocol: of the distance that ranks.
+        followed: the published protocol that the settings name, or `legacy`; or an empty text.
     """
 
     name: str
     rows: tuple[Row, ...]
     titles: Mapping[str, str]
+    headings: tuple[Heading, ...]
+    classes: Mapping[str, tuple[ClassRow, ...]]
     notes: tuple[str, ...]
     picture: NDArray[np.uint8] = field(repr=False, compare=False)
     generated: int
     link: str
+    protocol: EvaluationProtocol
+    followed: str = ""
 
     def table(self) -> str:
         """A Markdown table that is aligned as plain text too."""
-        return "\n".join([benchmark_table(self.rows, self.titles), *(f"\n{note}" for note in self.notes)])
+        table = benchmark_table(self.rows, self.titles, self.headings)
+        return "\n".join([table, *(f"\n{note}" for note in self.notes)])
 
     def to_json(self) -> str:
-        return rows_json(self.rows, benchmark=self.name, distances=self.titles, notes=self.notes)
+        about = {"distances": self.titles, "scores": self.headings, "classes": self.classes, "notes": self.notes}
+        return rows_json(self.rows, benchmark=self.name, **about)
 
     def to_csv(self) -> str:
         return rows_csv(self.rows)
+
+    def classes_csv(self) -> str:
+        """A line for every setting and class; an empty text where no score goes by class."""
+        return classes_csv(self.classes)
 
 
 def benchmark(
@@ -91,9 +109,10 @@ def benchmark(
         UserError: something asked for cannot be done; said before anything is generated, wherever that is possible.
     """
     _check(store, points, measures)
+    check_scores(store, points, measures, seeds)
     pictures = min(picture_seeds, seeds.count)
     teller = _Teller(store, name, seeds, measures, execution, reporter, pictures, keep == "moments")
-    plans = [measure.plan for measure in measures]
+    plans = [replace(measure.plan, beside=kept_names(measure, seeds)) for measure in measures]
     results = generate(
         store, points, seeds, execution, actors, plans, namespace, progress, teller.tell, pictures=pictures
     )
@@ -108,10 +127,14 @@ def benchmark(
         name=name,
         rows=tuple(by_cost(rows)),
         titles={measure.name: measure.plan.distance_name for measure in measures},
+        headings=tuple(heading for measure in measures for heading in headings(measure)),
+        classes=teller.scores.classes,
         notes=(*(measure.note for measure in measures if measure.note), *licence_notes(results)),
         picture=teller.comparison(rows),
         generated=sum(result.generated for result in results),
         link=reporter.link({"kind": "sampler", "benchmark": name}),
+        protocol=teller.evaluations[points[0].name][0].protocol,
+        followed=measures[0].protocol,
     )
 
 
@@ -130,6 +153,9 @@ class _Teller:
     evaluations: dict[str, tuple[Evaluation, ...]] = field(default_factory=dict)
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.scores = ScoreTeller(self.store, self.measures, self.seeds)
+
     def tell(self, result: PointResult) -> None:
         """One point whose images and features are in the store."""
         found = tuple(
@@ -142,6 +168,7 @@ class _Teller:
             run.params(point_params(result, self.seeds, self.execution))
             run.metrics(self._metrics(result, found), step=round(result.nfe))
             run.image("samples", image_grid(images, GRID_COLUMNS))
+            self.scores.tell(result, run)
 
     def tell_cost(self, row: Row, result: PointResult, timing: Timing | None) -> None:
         """What is known when all points are: its time, and whether it is on the front."""
@@ -169,8 +196,8 @@ class _Teller:
             "kind": "sampler",
             "benchmark": self.name,
             **checkpoint_tags(result),
-            "protocol": protocol.label(),
-            "protocol_digest": protocol.digest,
+            **protocol.tags(),
+            **({"protocol_name": self.measures[0].protocol} if self.measures[0].protocol else {}),
             "samples": result.samples_digest,
             "extractor": self.measures[0].plan.distance_name,
             "dataset": self.measures[0].reference.title,
@@ -211,6 +238,8 @@ class _Teller:
             samples_digest=result.samples_digest,
             protocol=first.protocol.label(),
             guide="" if result.guide is None else result.guide.title,
+            protocols={name: evaluation.protocol.sentence() for name, evaluation in found.items()},
+            scores=self.scores.values[result.point.name],
         )
 
 

@@ -25,7 +25,7 @@ from pipeline.errors import SettingsError, StoreError
 from pipeline.metrics.accuracy import accuracy
 from pipeline.metrics.frechet import frechet_distance
 from pipeline.metrics.moments import Gaussian, Moments
-from pipeline.metrics.protocol import EvaluationProtocol
+from pipeline.metrics.protocol import EvaluationProtocol, check_comparable
 from pipeline.metrics.uncertainty import Influence, half_width
 from pipeline.training.snapshot import Snapshot
 
@@ -81,21 +81,27 @@ def evaluate(
     if seeds.count < 2:
         raise SettingsError("seeds.count", f"must be at least 2 for a distance (got {seeds.count})")
     protocol = EvaluationProtocol.here(
-        plan.distance_name, plan.digest, seeds.count, seeds.first, reference.digest, reference.count
+        plan.distance_name,
+        plan.digest,
+        seeds.count,
+        seeds.first,
+        reference.digest,
+        reference.count,
+        plan.settings.resize,
     )
     return [_evaluate(store, result, seeds, plan, reference, protocol, keep_moments) for result in results]
 
 
-def ranked(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+def ranked(evaluations: Sequence[Evaluation], legacy: bool = False) -> list[Evaluation]:
     """Best first.
+
+    Args:
+        legacy: whatever their protocols; somebody asked for that by name.
 
     Raises:
         SettingsError: two of them were measured in ways that cannot be compared.
     """
-    for other in evaluations[1:]:
-        reason = evaluations[0].protocol.comparable_with(other.protocol)
-        if reason is not None:
-            raise SettingsError(f"{evaluations[0].name} and {other.name}", f"cannot be ranked: {reason}")
+    check_comparable([(evaluation.name, evaluation.protocol) for evaluation in evaluations], legacy)
     return sorted(evaluations, key=lambda evaluation: evaluation.distance)
 
 

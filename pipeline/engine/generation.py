@@ -62,7 +62,7 @@ def generate(
     store.check_writable()
     with _telling(on_point, beside=actors.num_actors != 0) as (tell, check):
         run = Run(points, settings, seeds, tell)
-        run.take_stock(store, [plan.digest for plan in extractors], pictures)
+        run.take_stock(store, extractors, pictures)
         if run.tasks:
             _check_weights(store, run.tasks)
             memory = actors.denoiser_memory_gb

@@ -9,11 +9,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.features import committed_features, features_key, has_moments, verify_features
+from pipeline.data.features import committed_features, features_key, has_moments, read_score, verify_features
 from pipeline.data.samples import chunk_key, committed_chunks, read_counts, spans
 from pipeline.data.store import Store
 from pipeline.engine.fleet import Say
-from pipeline.engine.work import Setting, Task
+from pipeline.engine.work import ExtractorPlan, Setting, Task
 from pipeline.errors import StoreError
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Found:
 
 
 def take_stock(
-    store: Store, setting: Setting, seeds: tuple[int, int], extractors: Sequence[str], say: Say,
+    store: Store, setting: Setting, seeds: tuple[int, int], extractors: Sequence[ExtractorPlan], say: Say,
     pictures: int | None = None,
 ) -> Progress:  # fmt: skip
     """Finds what is there by one listing of the images and one of each extractor's features, and verifies its bytes.
@@ -74,7 +74,7 @@ def take_stock(
 
     Args:
         seeds: the first one, and how many.
-        extractors: digests of those whose features are wanted.
+        extractors: those whose features are wanted.
         say: told of what is damaged, and of images that are computed again because they were not kept.
         pictures: of so many of the first seeds the images are needed, of the others only what was counted and their
             features; of all of them by default.
@@ -85,7 +85,7 @@ def take_stock(
     with ThreadPoolExecutor(_READERS) as readers:
         read = partial(_intact_samples, store, progress, say)
         found = dict(zip(there, readers.map(read, there), strict=True))
-        features = [_intact_features(store, setting.digest, name, seeds, progress, say, readers) for name in extractors]
+        features = [_intact_features(store, setting.digest, plan, seeds, progress, say, readers) for plan in extractors]
     pictured = set(progress.parts) if pictures is None else {index for index, _ in spans(seeds[0], pictures, size)}
     not_kept = 0
     for index in progress.parts:
@@ -114,10 +114,13 @@ def _intact_samples(store: Store, progress: Progress, say: Say, index: int) -> F
 
 
 def _intact_features(
-    store: Store, samples_digest: str, extractor: str, seeds: tuple[int, int], progress: Progress, say: Say,
+    store: Store, samples_digest: str, plan: ExtractorPlan, seeds: tuple[int, int], progress: Progress, say: Say,
     readers: ThreadPoolExecutor,
 ) -> set[int]:  # fmt: skip
-    if has_moments(store, samples_digest, extractor, *seeds):
+    extractor = plan.digest
+    if has_moments(store, samples_digest, extractor, *seeds) and all(
+        read_score(store, samples_digest, extractor, name) is not None for name in plan.beside
+    ):
         return set(progress.parts)  # as good as the features, for exactly these seeds
     there = sorted(committed_features(store, samples_digest, extractor) & set(progress.parts))
 

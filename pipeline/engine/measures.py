@@ -9,10 +9,15 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.engine.extractors import classifier_for, extractor_plan
+from pipeline.engine.reference_features import ReferenceFeatures, reference_features
 from pipeline.engine.references import Reference, published_reference, reference_moments
+from pipeline.engine.score_extractors import scores_by_extractor
 from pipeline.engine.work import Actors, ExtractorPlan, Point
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import Classifier, ExtractorSettings, File
+from pipeline.metrics.protocol import FID
+from pipeline.metrics.published_protocols import PROTOCOLS
+from pipeline.metrics.scores import Score, wants_reference
 from pipeline.training.snapshot import find_snapshot
 
 
@@ -25,12 +30,18 @@ class Measure:
         plan: the extractor.
         reference: its reference.
         note: one line that should stand by its numbers, or an empty text.
+        scores: what is told beside the distance, of the same features.
+        features: of the reference, where a score asks for them.
+        protocol: the published protocol that is followed, or `legacy`, by name; or an empty text.
     """
 
     name: str
     plan: ExtractorPlan
     reference: Reference
     note: str = ""
+    scores: tuple[Score, ...] = ()
+    features: ReferenceFeatures | None = None
+    protocol: str = ""
 
 
 def build_measures(
@@ -50,26 +61,58 @@ def build_measures(
     published = None if metrics.reference_npz is None else published_reference(metrics.reference_npz)
     if published is None or len(metrics.extractors) > 1:
         Dataset.open(store, compared)  # its errors come before anything is trained
+    names, scores = _names(metrics.extractors), scores_by_extractor(metrics)
     found: list[Measure] = []
-    for settings, name in zip(metrics.extractors, _names(metrics.extractors), strict=True):
+    for settings, name, asked in zip(metrics.extractors, names, scores, strict=True):
         note = ""
         if isinstance(settings, Classifier):
             classifier = classifier_for(store, learnt, settings, progress)
             plan, note = classifier.plan, str(classifier)
         else:
             plan = extractor_plan(store, settings)
+        followed = "" if found else _protocol(metrics, plan)
         if published is not None and not found:
-            measured = published
-        else:
-            measured = reference_moments(store, Dataset.open(store, compared), plan, execution, actors, progress)
-        found.append(Measure(name, plan, measured, note))
+            found.append(Measure(name, plan, published, note, asked, protocol=followed))
+            continue
+        data, features = Dataset.open(store, compared), None
+        if any(map(wants_reference, asked)):
+            features = reference_features(store, data, plan, execution, actors, progress)
+        measured = reference_moments(store, data, plan, execution, actors, progress)
+        found.append(Measure(name, plan, measured, note, asked, features, followed))
     return tuple(found)
+
+
+def _protocol(metrics: MetricSettings, plan: ExtractorPlan) -> str:
+    """The name of the protocol that the first extractor follows; the weights are seen only now."""
+    if metrics.protocol in PROTOCOLS and plan.distance_name != FID:
+        raise SettingsError(
+            "metrics.protocol",
+            f"{metrics.protocol} asks for the published weights of Inception (got {plan.distance_name})",
+        )
+    return metrics.protocol or ""
 
 
 def needs_dataset(metrics: MetricSettings) -> bool:
     """Whether something is measured against images, and not against published statistics alone."""
     learns = any(isinstance(settings, Classifier) for settings in metrics.extractors)
     return metrics.reference_npz is None or len(metrics.extractors) > 1 or learns
+
+
+def check_reference(store: Store, metrics: MetricSettings, points: Sequence[Point]) -> None:
+    """Raises:
+    SettingsError: a published protocol compares with the training set, and the settings name another data set.
+    """
+    if metrics.protocol not in PROTOCOLS or metrics.dataset is None:
+        return
+    try:
+        training_set = trained_on(store, points)
+    except SettingsError:  # of an imported checkpoint nobody knows it; the user names it
+        return
+    if metrics.dataset != training_set:
+        raise SettingsError(
+            "metrics.dataset",
+            f"must be the training set, {training_set}, for the protocol {metrics.protocol} (got {metrics.dataset})",
+        )
 
 
 def trained_on(store: Store, points: Sequence[Point]) -> str:

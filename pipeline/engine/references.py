@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from pipeline.data.cache import Kept, kept
 from pipeline.data.dataset import Dataset
+from pipeline.data.features import StoredFeatures, committed_reference_features, read_reference_features
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.digests import DIGEST_LENGTH, sha256
@@ -19,8 +22,8 @@ from pipeline.engine.placement import place
 from pipeline.engine.progress import line
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, ExtractorPlan
-from pipeline.errors import DataError, RunFailedError
-from pipeline.metrics.extractors import ImageShape
+from pipeline.errors import DataError, RunFailedError, StoreError
+from pipeline.metrics.extractors import Features, ImageShape
 from pipeline.metrics.moments import Gaussian, Moments
 from pipeline.metrics.reference_file import read_npz, write_npz
 
@@ -86,7 +89,10 @@ def reference_moments(
     def compute() -> Kept:
         dataset.verify()  # a wrong reference would be kept
         title = f"reference {info.name} ({plan.distance_name})"
-        moments = _moments(dataset, plan, execution or Execution(), actors or Actors(num_actors=0), progress, title)
+        work = execution or Execution()
+        moments = _of_features(store, dataset, plan, work.threads)
+        if moments is None:
+            moments = _moments(dataset, plan, work, actors or Actors(num_actors=0), progress, title)
         return Kept(moments.to_bytes(), about)
 
     data = kept(store, key, "moments.safetensors", compute).data
@@ -114,18 +120,27 @@ class MomentsWorker:
 
     def moments(self, chunk: range) -> Moments:
         """Of the images of these indices."""
+        with fixed_arithmetic(self._threads):
+            return Moments.of(torch.cat([found.features for found in self._extract(chunk)]))
+
+    def features(self, chunk: range) -> StoredFeatures:
+        """The same before they are summed up, and logits, where there are any."""
+        with fixed_arithmetic(self._threads):
+            found = list(self._extract(chunk))
+        logits = [part.logits for part in found if part.logits is not None]
+        features = torch.cat([part.features for part in found]).cpu().numpy()
+        return StoredFeatures(features, torch.cat(logits).cpu().numpy() if logits else None)
+
+    def _extract(self, chunk: range) -> Iterator[Features]:
         indices = np.arange(chunk.start, chunk.stop, dtype=np.int64)
         images = torch.from_numpy(self._dataset.images(indices))
-        with fixed_arithmetic(self._threads):
-            parts = [self._extractor(batch).features for batch in torch.split(images, self._batch)]
-            return Moments.of(torch.cat(parts))
+        return map(self._extractor, torch.split(images, self._batch))
 
 
 def _moments(
     dataset: Dataset, plan: ExtractorPlan, execution: Execution, actors: Actors, progress: bool, title: str
 ) -> Moments:
-    chunks = [range(first, min(first + CHUNK, len(dataset))) for first in range(0, len(dataset), CHUNK)]
-    parts = _parts(dataset, plan, execution, actors, chunks)
+    parts: Iterator[Moments] = over_chunks(dataset, plan, execution, actors, chunks_of(dataset), "moments")
     total: Moments | None = None
     with line(title, len(dataset), progress) as told:
         for part in parts:
@@ -136,19 +151,42 @@ def _moments(
     return total
 
 
-def _parts(
-    dataset: Dataset, plan: ExtractorPlan, execution: Execution, actors: Actors, chunks: Sequence[range]
-) -> Iterator[Moments]:
-    """The moments of every chunk, in order."""
+def _of_features(store: Store, dataset: Dataset, plan: ExtractorPlan, threads: int) -> Moments | None:
+    """From features that are kept because a score asked for them; None where not all are there, or one is damaged."""
+    names, count = (dataset.info.digest, plan.digest), len(chunks_of(dataset))
+    if count == 0 or not committed_reference_features(store, *names) >= set(range(count)):
+        return None
+    try:
+        with fixed_arithmetic(threads):
+            parts = (Moments.of(read_reference_features(store, *names, index).features) for index in range(count))
+            return reduce(add, parts)
+    except StoreError:
+        return None
+
+
+def chunks_of(dataset: Dataset) -> list[range]:
+    """The indices of its images, in the pieces in which a reference is computed."""
+    return [range(first, min(first + CHUNK, len(dataset))) for first in range(0, len(dataset), CHUNK)]
+
+
+def over_chunks(
+    dataset: Dataset, plan: ExtractorPlan, execution: Execution, actors: Actors, chunks: Sequence[range],
+    what: Literal["moments", "features"],
+) -> Iterator[Any]:  # fmt: skip
+    """What this method of a worker gives of every chunk, in their order.
+
+    Raises:
+        RunFailedError: actors were lost again and again.
+    """
     device = place(execution, actors).device
     if actors.num_actors == 0 or len(chunks) < WORTH_ACTORS:
-        yield from map(MomentsWorker(dataset, plan, device, execution.threads).moments, chunks)
+        yield from map(getattr(MomentsWorker(dataset, plan, device, execution.threads), what), chunks)
         return
     with session() as resources:
         count = num_actors(actors, execution.threads, device, resources)
         actor = _actor(actors, execution.threads, device)
         started = [actor.remote(dataset, plan, device, execution.threads) for _ in range(min(count, len(chunks)))]
-        yield from _from_actors(started, chunks)
+        yield from _from_actors(started, chunks, what)
 
 
 def _actor(actors: Actors, threads: int, device: Device) -> Any:
@@ -162,13 +200,13 @@ def _actor(actors: Actors, threads: int, device: Device) -> Any:
     )
 
 
-def _from_actors(started: Sequence[Any], chunks: Sequence[range]) -> Iterator[Moments]:
+def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str) -> Iterator[Any]:
     import ray
     from ray.exceptions import RayActorError
     from ray.util import ActorPool
 
     try:
-        yield from ActorPool(started).map(lambda actor, chunk: actor.moments.remote(chunk), chunks)
+        yield from ActorPool(started).map(lambda actor, chunk: getattr(actor, what).remote(chunk), chunks)
     except RayActorError as error:
         problem = f"the same images lost their worker again and again ({why_lost(error)})"
         raise RunFailedError("reference", problem) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.data.store import Store
 from pipeline.engine.inventory import Progress, take_stock
 from pipeline.engine.progress import say
-from pipeline.engine.work import Done, Point, Seeds, Setting, Task
+from pipeline.engine.work import Done, ExtractorPlan, Point, Seeds, Setting, Task
 from pipeline.errors import RunFailedError, SigmasweepError, StoreError
 from pipeline.training.snapshot import Snapshot
 
@@ -60,7 +60,7 @@ class Run:
         self._results: dict[int, PointResult] = {}
         self._errors: dict[str, SigmasweepError] = {}
 
-    def take_stock(self, store: Store, extractors: Sequence[str], pictures: int | None) -> None:
+    def take_stock(self, store: Store, extractors: Sequence[ExtractorPlan], pictures: int | None) -> None:
         """Finds what is there; points that are complete are told of at once."""
         for _, setting in self._points:
             if setting.digest not in self._progress:

@@ -5,13 +5,17 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from pipeline.engine.scoring import Heading
+from pipeline.metrics.scores import ClassRow, Estimate
 
 MARK = "*"
 TOO_FEW = "~"
 ABSENT = "-"
 WITHIN = "±"
+BETTER = {"less": " ↓", "more": " ↑", "neither": ""}
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class Row:
         seconds_per_1000: by a separate warm timing, if there was one.
         pareto: nothing else has both a distance and an NFE that are as good, and one that is better.
         samples_digest: where the images lie.
-        protocol: how `distance` was measured, in one line.
+        protocol: how `distance` was measured, in one short line.
+        protocols: how each of `distances` was, in full, by the same names.
         guide: whose weights guide it, or an empty text.
+        scores: what is told beside the distances, with its interval, by its key.
     """
 
     name: str
@@ -51,6 +57,8 @@ class Row:
     samples_digest: str
     protocol: str
     guide: str = ""
+    protocols: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
@@ -87,14 +95,16 @@ def by_cost(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.nfe, row.distance, row.name))
 
 
-def benchmark_table(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
+def benchmark_table(rows: Sequence[Row], titles: Mapping[str, str], headings: Sequence[Heading] = ()) -> str:
     """The table of a benchmark, by rising NFE, with a line below it for every mark that it uses.
 
     Args:
         rows: at least one.
         titles: what the distance of each extractor is called, by the name of the extractor.
+        headings: of the scores; those that no row has are left out.
     """
     rows = by_cost(rows)
+    headings = [heading for heading in headings if any(heading.key in row.scores for row in rows)]
     columns = [Column("setting", tuple(row.name for row in rows), is_text=True)]
     if len({row.checkpoint for row in rows}) > 1:
         columns.append(Column("checkpoint", tuple(row.checkpoint for row in rows), is_text=True))
@@ -103,6 +113,10 @@ def benchmark_table(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
     columns.append(Column("NFE", tuple(f"{row.nfe:g}" for row in rows)))
     for name, title in titles.items():
         columns.append(Column(title, tuple(_distance(row, name) for row in rows)))
+    columns += [
+        Column(heading.title + BETTER[heading.better], tuple(_score(row, heading.key) for row in rows))
+        for heading in headings
+    ]
     if any(row.accuracy is not None for row in rows):
         columns.append(
             Column("accuracy", tuple(ABSENT if row.accuracy is None else f"{row.accuracy:.1%}" for row in rows))
@@ -111,7 +125,7 @@ def benchmark_table(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
         seconds = (ABSENT if row.seconds_per_1000 is None else _number(row.seconds_per_1000) for row in rows)
         columns.append(Column("s / 1,000 images", tuple(seconds)))
     columns.append(Column("best", tuple(MARK if row.pareto else "" for row in rows), is_text=True))
-    return "\n".join([markdown(columns), "", *_notes(rows, next(iter(titles.values())))])
+    return "\n".join([markdown(columns), "", *_notes(rows, next(iter(titles.values()))), *_about_scores(headings)])
 
 
 def rows_json(rows: Sequence[Row], **about: Any) -> str:
@@ -125,15 +139,40 @@ def rows_csv(rows: Sequence[Row]) -> str:
     lines = []
     for row in by_cost(rows):
         line = asdict(row)
-        distances, half_widths = line.pop("distances"), line.pop("half_widths")
+        distances, half_widths, scores = line.pop("distances"), line.pop("half_widths"), line.pop("scores")
+        protocols = line.pop("protocols")
         line["rank_deficient"] = " ".join(row.rank_deficient)
         lines.append(
             line
             | {f"distance_{name}": value for name, value in distances.items()}
             | {f"half_width_{name}": half_widths.get(name) for name in distances}
+            | {f"protocol_{name}": sentence for name, sentence in protocols.items()}
+            | {name: value for key, score in scores.items() for name, value in _ends(key, score).items()}
         )
+    return _csv(lines)
+
+
+def classes_csv(classes: Mapping[str, Sequence[ClassRow]]) -> str:
+    """Settings class by class as CSV; an empty text where there are none."""
+    lines: list[dict[str, Any]] = []
+    for name, rows in classes.items():
+        for row in rows:
+            line = {"setting": name, "label": row.label, "num_images": row.num_images}
+            for key, estimate in (("accuracy", row.accuracy), ("distance", row.distance)):
+                line |= _ends(key, asdict(estimate or Estimate(math.nan)))
+            lines.append({key: None if value != value else value for key, value in line.items()})
+    return _csv(lines) if lines else ""
+
+
+def _ends(key: str, estimate: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {key: estimate["value"], f"{key}_low": estimate["low"], f"{key}_high": estimate["high"]}
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Lines may lack what others have."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    names = dict.fromkeys(name for line in lines for name in line)
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
@@ -145,13 +184,39 @@ def _notes(rows: Sequence[Row], title: str) -> list[str]:
         notes.append(f"- `{WITHIN}` half the 95 % interval of the mean distance of so many images from this network")
     if any(row.rank_deficient for row in rows):
         notes.append(f"- `{TOO_FEW}` no more images than features: compare such a distance with nothing else")
-    return notes + [f"- {protocol}" for protocol in dict.fromkeys(row.protocol for row in rows)]
+    protocols = (protocol for row in rows for protocol in (row.protocols.values() or [row.protocol]))
+    return notes + [f"- {protocol}" for protocol in dict.fromkeys(protocols)]
+
+
+def _about_scores(headings: Sequence[Heading]) -> list[str]:
+    """A line for each score: of whose features it is, and what its interval is of."""
+    told = []
+    for heading in headings:
+        interval = f"95 % interval of {heading.estimand}" if heading.estimand else f"no interval: {heading.why_none}"
+        told.append(f"- {heading.title}, by the features of {heading.extractor!r}; {interval}")
+    return told
+
+
+def _score(row: Row, key: str) -> str:
+    estimate = row.scores.get(key)
+    if estimate is None:
+        return ABSENT
+    if estimate.low is None or estimate.high is None:
+        return _number(estimate.value)
+    half = max(estimate.high - estimate.value, estimate.value - estimate.low)  # an interval need not be symmetric
+    return _within(estimate.value, half)
 
 
 def _distance(row: Row, name: str) -> str:
     value, half = row.distances[name], row.half_widths.get(name)
     if half is None or not 0 < half < float("inf"):
         return _number(value) + (TOO_FEW if name in row.rank_deficient else "")
+    return _within(value, half)
+
+
+def _within(value: float, half: float) -> str:
+    if not 0 < half < float("inf"):
+        return _number(value)
     digits = max(1 - math.floor(math.log10(half)), 0)  # two of the interval's, and as far those of the distance
     return f"{value:.{digits}f} {WITHIN} {half:.{digits}f}"
 

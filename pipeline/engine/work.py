@@ -85,10 +85,17 @@ class Actors:
 
 @dataclass(frozen=True)
 class ExtractorPlan:
-    """An extractor as it travels: its settings, and the bytes it runs on; without bytes, they are loaded by path."""
+    """An extractor as it travels: its settings, and the bytes it runs on; without bytes, they are loaded by path.
+
+    Args:
+        settings: of the extractor.
+        weights: see above.
+        beside: names of what must be kept beside moments (`data.features`) where these are to stand for features.
+    """
 
     settings: ExtractorSettings
     weights: bytes | None = field(default=None, repr=False)
+    beside: tuple[str, ...] = ()
 
     @cached_property
     def data(self) -> bytes:

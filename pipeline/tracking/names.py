@@ -19,6 +19,14 @@ FID = "fid"  # the Frechet distance of the Inception network's features, and of 
 FD = "fd"  # a Frechet distance of any other extractor, which the tag `protocol` names
 FD_LOW, FD_HIGH = "fd_low", "fd_high"  # its interval
 FID_LOW, FID_HIGH = "fid_low", "fid_high"
+# Scores: the ends of their intervals are under `_low` and `_high`, unusual settings after the name (`precision_k5`).
+KID, KD = "kid", "kd"  # the kernel distance: of the published Inception network, and of any other extractor
+INCEPTION_SCORE, CLASS_SCORE = "inception_score", "class_score"  # the same two
+PRECISION, RECALL = "precision", "recall"
+DENSITY, COVERAGE = "density", "coverage"
+ACCURACY_WORST_CLASS = "accuracy_worst_class"
+FD_CLASS_MEAN, FD_CLASS_WORST = "fd_class_mean", "fd_class_worst"  # Frechet distances class by class
+NEAR_RATIO, NEAR_SHARE = "near_ratio", "near_share"  # how near images are to the nearest of the reference
 ACCURACY = "accuracy"  # the share of images that a classifier recognises as their label
 NFE = "nfe"  # evaluations of the network an image, counted
 SECONDS = "seconds"  # for 1,000 images, by a separate warm timing
@@ -41,7 +49,13 @@ KIND = "kind"  # training, or sampler
 BENCHMARK = "benchmark"
 CHECKPOINT = "checkpoint"
 GUIDE = "guide"  # the checkpoint of the second network, where guidance asks one
-PROTOCOL = "protocol"
+PROTOCOL = "protocol"  # in one short line; whole, piece by piece:
+PROTOCOL_DIGEST = "protocol_digest"  # equal where numbers may be compared
+PROTOCOL_EXTRACTOR, PROTOCOL_RESIZE = "protocol_extractor", "protocol_resize"
+PROTOCOL_QUANTIZATION, PROTOCOL_VERSIONS = "protocol_quantization", "protocol_versions"
+PROTOCOL_NUM_IMAGES, PROTOCOL_SEEDS = "protocol_num_images", "protocol_seeds"
+PROTOCOL_REFERENCE, PROTOCOL_REFERENCE_COUNT = "protocol_reference", "protocol_reference_count"
+PROTOCOL_NAME = "protocol_name"  # of the published protocol that is followed, or `legacy`
 DATASET = "dataset"
 EXTRACTOR = "extractor"
 LICENCE = "licence"  # of imported weights
@@ -50,6 +64,8 @@ LICENCE = "licence"  # of imported weights
 
 SETTINGS_FILE = "settings.yaml"  # the resolved settings, whole
 LONG_PARAMS_FOLDER = "long_params"  # one text for each param that MLflow would cut
+PER_CLASS_FILE = "per_class.csv"  # accuracy and distance class by class
+NEAREST_IMAGE = "nearest_pairs"  # image key of images above their nearest reference images
 SAMPLES_IMAGE = "samples"  # image key of a grid of the same seeds in the same cells
 
 # -- limits of MLflow ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.config.parts import design_space, reference, space, variants, without_reference
 from pipeline.diffusion.solvers import Solver
+from pipeline.metrics.scores import Score
 from tests.catalogue import checked
 
 # What is nobody's idea: the plain choice of each list, and this project's own.
@@ -86,5 +87,14 @@ def test_the_reference_is_read_from_the_docstring(text: str, paper: str) -> None
     assert reference(type("Part", (), {"__doc__": text, "__module__": __name__, "kind": "x"})) == paper
 
 
-def test_what_is_checked_is_a_solver() -> None:
-    assert set(checked()) <= {solver.kind for solver in get_args(Solver)}
+def test_what_is_checked_is_a_solver_or_a_score_and_every_score_is() -> None:
+    scores = {score.kind for score in get_args(Score)}
+    assert set(checked()) <= {solver.kind for solver in get_args(Solver)} | scores
+    assert scores <= set(checked())
+
+
+@pytest.mark.parametrize("score", get_args(Score), ids=lambda score: score.kind)
+def test_every_number_of_a_score_has_a_row_with_its_paper(score: type) -> None:
+    rows = [row for row in section(design_space({}), "Scores").splitlines() if row.startswith(f"| `{score.kind}` |")]
+    assert [row.split("`")[3] for row in rows] == [number.key for number in score.numbers]
+    assert all(reference(score) and reference(score) in row for row in rows)

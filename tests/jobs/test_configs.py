@@ -20,6 +20,7 @@ from pipeline.config.settings import (
     StudyJob,
     TrainJob,
 )
+from pipeline.config.suggest import SuggestJob
 from pipeline.diffusion.sampling import Sampler
 from pipeline.networks import DDPMpp, Network
 from pipeline.training.settings import TrainingSettings
@@ -27,8 +28,8 @@ from pipeline.training.settings import TrainingSettings
 ROOT = Path(__file__).parents[2] / "jobs" / "configs"
 CONFIGS = sorted(ROOT.rglob("*.yaml"))
 KINDS: list[tuple[str, type[Job]]] = [  # the key that only this job has
-    ("train", StudyJob), ("source", PrepareJob), ("path", ImportCheckpointJob), ("training", TrainJob),
-    ("name", BenchmarkJob), ("metrics", EvaluateJob), ("checkpoint", GenerateJob),
+    ("levels", SuggestJob), ("train", StudyJob), ("source", PrepareJob), ("path", ImportCheckpointJob),
+    ("training", TrainJob), ("name", BenchmarkJob), ("metrics", EvaluateJob), ("checkpoint", GenerateJob),
 ]  # fmt: skip
 
 

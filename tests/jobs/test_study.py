@@ -41,6 +41,7 @@ benchmark:
     extractors: [{{kind: classifier, width: 8, epochs: 4, num_features: 16}}]
     dataset: digits
     classifier_dataset: others
+    scores: [{{kind: kid}}, {{kind: inception_score}}, {{kind: per_class}}, {{kind: nearest}}]
   timing: {{images: 32, repeats: 2}}
   sweep:
     - sampler.solver: [{{kind: euler}}, {{kind: heun}}]
@@ -103,6 +104,27 @@ def test_mlflow_has_one_flat_run_for_each_setting_the_training_and_the_benchmark
             assert run.data.params["sampler.timesteps.rho"] == "7.0"
             assert run.data.tags["benchmark"] == "solvers"
             assert "seeds 0-95" in run.data.tags["protocol"]
+            assert run.data.tags["protocol_quantization"].startswith("uint8")
+            assert {"kd", "kd_low", "kd_high", "class_score", "accuracy_worst_class", "near_ratio"} <= set(
+                run.data.metrics
+            )
+
+
+def test_scores_are_told_in_all_files_of_the_report_and_as_artifacts(root: Path) -> None:
+    from mlflow import MlflowClient
+
+    told = json.loads((root / "report" / "table.json").read_text())
+    assert {"kd", "class_score", "near_share"} <= set(told["rows"][0]["scores"])
+    assert "| KD ↓ |" in " ".join(table(root).split())
+    assert len((root / "report" / "per_class.csv").read_text().splitlines()) == 1 + 5 * 10
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    for run in runs(root):
+        names = {item.path for item in client.list_artifacts(run.info.run_id)}
+        if run.data.tags["kind"] == "sampler":
+            assert "per_class.csv" in names
+            assert any("nearest_pairs" in item.path for item in client.list_artifacts(run.info.run_id, "images"))
+        if run.data.tags["kind"] == "benchmark":
+            assert {"table.json", "per_class.csv"} <= names
 
 
 def test_a_study_run_again_computes_nothing_and_says_the_same(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

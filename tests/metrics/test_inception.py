@@ -6,6 +6,7 @@ import os
 import pickle
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -58,6 +59,23 @@ def test_features_are_those_of_torchmetrics_metric_without_antialiasing(weights:
     torch.testing.assert_close(found, metric.inception(images()), rtol=1e-5, atol=1e-7)
     antialiased = Inception(antialias=True).build(weights, SHAPE)(images()).features
     assert (antialiased - found).abs().max() > 1e-3 * found.abs().max()
+
+
+def test_logits_follow_from_the_features_as_torchmetrics_takes_them(weights: bytes, tmp_path) -> None:
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    (tmp_path / "weights.pth").write_bytes(weights)
+    theirs = NoTrainInceptionV3("inception-v3-compat", ["logits_unbiased"], str(tmp_path / "weights.pth"))
+    with torch.inference_mode():
+        expected = theirs(images()).numpy()
+    features = Inception().build(weights, SHAPE)(images()).features.numpy()
+    found = Inception(antialias=False).logits(features, weights)
+    antialiased = Inception(antialias=True).build(weights, SHAPE)(images()).features.numpy()
+    assert found.shape == (2, 1008)
+    # the network above resizes with antialiasing, its default
+    np.testing.assert_allclose(Inception().logits(antialiased, weights), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(DataError, match="does not hold the weights"):
+        Inception().logits(features[:, :100], weights)
 
 
 def test_grey_is_repeated_and_features_do_not_depend_on_the_batch(weights: bytes) -> None:

@@ -4,6 +4,8 @@ An extractor is determined by its settings and one blob of bytes (weights, or a 
 bytes for `Inception` and `File`; those of `Classifier` are made by `train_classifier`. Then, for all three,
 
     settings.digest(data)                        the name under which its features are kept, without building it
+    settings.resize                              how images get to the size that it takes, in words
+    settings.classes                             whose classes it knows: those of the data set, others, or none
     settings.distance_name(data)                 what a Frechet distance of its features is called
     settings.build(data, image_shape, device)    the Extractor; a process that did not load can be sent the bytes
 
@@ -13,6 +15,7 @@ so that what was hashed is what runs. An extractor is added as one class like th
 from pipeline.metrics.extractors.base import Extractor, Features, ImageShape
 from pipeline.metrics.extractors.classifier import Classifier
 from pipeline.metrics.extractors.classifier_training import TrainedClassifier, train_classifier
+from pipeline.metrics.extractors.exporting import export_extractor
 from pipeline.metrics.extractors.file import File
 from pipeline.metrics.extractors.inception import Inception
 
@@ -27,5 +30,6 @@ __all__ = [
     "ImageShape",
     "Inception",
     "TrainedClassifier",
+    "export_extractor",
     "train_classifier",
 ]

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
 ImageShape = tuple[int, int, int]  # channels, height, width
+Classes = Literal["own", "other", "none"]  # that an extractor knows: the data set's, those of another one, or none
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.digests import digest, sha256
 from pipeline.errors import DataError
-from pipeline.metrics.extractors.base import Features, ImageShape, check_images, extraction
+from pipeline.metrics.extractors.base import Classes, Features, ImageShape, check_images, extraction
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Classifier:
     validation_fraction: float = 0.1
     seed: int = 0
     revision: ClassVar[int] = 1
+    classes: ClassVar[Classes] = "own"
 
     def __post_init__(self) -> None:
         for name, least in (("num_features", 2), ("width", 1), ("epochs", 1), ("batch_size", 2), ("seed", 0)):
@@ -53,6 +54,11 @@ class Classifier:
             raise ValueError(f"shift: must lie in [0, 0.5] (got {self.shift})")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction: must lie in (0, 1) (got {self.validation_fraction})")
+
+    @property
+    def resize(self) -> str:
+        """In words."""
+        return "none"
 
     def digest(self, data: bytes) -> str:
         return digest({"settings": self, "weights": sha256(data)})

@@ -12,7 +12,7 @@ from torch.export.passes import move_to_device_pass
 
 from pipeline.digests import digest, sha256
 from pipeline.errors import DataError
-from pipeline.metrics.extractors.base import Features, ImageShape, as_rgb, extraction
+from pipeline.metrics.extractors.base import Classes, Features, ImageShape, as_rgb, extraction
 
 SUFFIXES = (".pt", ".pt2")
 
@@ -34,12 +34,18 @@ class File:
     return_features: bool = False
     name: str | None = None
     revision: ClassVar[int] = 1
+    classes: ClassVar[Classes] = "none"
 
     def __post_init__(self) -> None:
         if Path(self.path).suffix not in SUFFIXES:
             raise ValueError(f"path: must end in .pt (TorchScript) or .pt2 (torch.export) (got {self.path!r})")
         if re.fullmatch("[0-9a-f]{64}", self.sha256) is None:
             raise ValueError(f"sha256: must be 64 hex digits in lower case (got {self.sha256!r})")
+
+    @property
+    def resize(self) -> str:
+        """In words."""
+        return "by the program in the file, if any"
 
     def load(self) -> bytes:
         """The file's bytes.

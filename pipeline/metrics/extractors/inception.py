@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.digests import digest, sha256
 from pipeline.errors import DataError, SettingsError
-from pipeline.metrics.extractors.base import Features, ImageShape, as_rgb, check_images, extraction
+from pipeline.metrics.extractors.base import Classes, Features, ImageShape, as_rgb, check_images, extraction
 
 WEIGHTS_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -36,6 +38,12 @@ class Inception:
     weights: str | None = None
     antialias: bool = False
     revision: ClassVar[int] = 1
+    classes: ClassVar[Classes] = "other"
+
+    @property
+    def resize(self) -> str:
+        """In words."""
+        return f"bilinear to 299x299 {'with' if self.antialias else 'without'} antialiasing"
 
     def load(self) -> bytes:
         """The bytes of the weights.
@@ -60,6 +68,18 @@ class Inception:
         if not _are_published(data):
             return f"FD, Inception with weights {sha256(data)[:8]}" + (", antialiased" if self.antialias else "")
         return "FID, antialiased" if self.antialias else "FID"
+
+    def logits(self, features: NDArray[np.float32], data: bytes) -> NDArray[np.float32]:
+        """Of ImageNet's classes, shape (N, 1008), without the bias, as the published Inception score takes them: a
+        product of the features (N, 2048) and weights of the last layer, so they need not be stored.
+
+        Raises:
+            DataError: the bytes are not weights of this network.
+        """
+        weight = _state(data, self.weights or WEIGHTS_URL).get("fc.weight")
+        if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or weight.shape[1] != features.shape[1]:
+            raise DataError(self.weights or WEIGHTS_URL, "does not hold the weights of torch-fidelity's Inception")
+        return np.asarray(features @ weight.float().numpy().T)
 
     def build(self, data: bytes, image_shape: ImageShape, device: torch.device | str = "cpu") -> "InceptionExtractor":
         """The extractor for images of shape (C, H, W).
@@ -91,10 +111,7 @@ class InceptionExtractor:
 def _network(data: bytes, settings: Inception) -> Any:
     network = _network_class()
     where = settings.weights or WEIGHTS_URL
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # the safe unpickler promises no types; whatever it is, these are no weights
-        raise DataError(where, "does not hold the weights of a network, and nothing else") from error
+    state = _state(data, where)
     # torch-fidelity unpickles whatever lies at a path, so it is given a file that was written here, of tensors alone.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pth"
@@ -103,6 +120,13 @@ def _network(data: bytes, settings: Inception) -> Any:
             return network("inception-v3-compat", [str(NUM_FEATURES)], str(path), antialias=settings.antialias)
         except (RuntimeError, TypeError, AttributeError) as error:
             raise DataError(where, "does not hold the weights of torch-fidelity's Inception") from error
+
+
+def _state(data: bytes, where: str) -> Any:
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # the safe unpickler promises no types; whatever it is, these are no weights
+        raise DataError(where, "does not hold the weights of a network, and nothing else") from error
 
 
 def _network_class() -> Any:
