@@ -48,7 +48,7 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
     return benchmark(
         store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
         engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
-        keep=settings.keep,
+        keep=settings.keep, baseline=settings.baseline,
     )  # fmt: skip
 
 
@@ -68,17 +68,19 @@ def tell(
         run.text(cli.resolved_yaml(job), "settings.yaml")
         run.text(result.table(), "table.md")
         run.text(result.to_csv(), "table.csv")
+        run.text(result.comparisons(), "comparisons.md")
         run.image("quality_against_nfe", pixels(figure))
         run.image("comparison", result.picture)
     if out:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.md").write_text(result.table() + "\n", encoding="utf-8")
+        (folder / "comparisons.md").write_text(result.comparisons() + "\n", encoding="utf-8")
         (folder / "table.csv").write_text(result.to_csv(), encoding="utf-8")
         (folder / "quality_against_nfe.png").write_bytes(figure)
         Image.fromarray(result.picture).save(folder / "comparison.png")
         (folder / "settings.yaml").write_text(cli.resolved_yaml(job), encoding="utf-8")
-    print(f"\n{result.table()}\n")
+    print(f"\n{result.table()}\n\n{result.comparisons()}\n")
     print(f"{result.generated:,} images were generated; all others were in the store.")
     if out:
         print(f"Table, figure and picture: {out}")
