@@ -24,6 +24,7 @@ from pipeline.metrics.uncertainty import influences, interval
 
 REPETITIONS = 2000
 SEED = 5
+CLASSES = 10
 Array = NDArray[np.float64]
 Draw = Callable[[int, int, np.random.Generator], Array]
 
@@ -50,6 +51,18 @@ def shapes(n: int, d: int, random: np.random.Generator) -> Array:
     return x + (np.where(first, *_SHIFTS) / np.sqrt(d))[:, None]
 
 
+def classes(n: int, d: int, random: np.random.Generator) -> Array:
+    """Ten classes of unlike means and scales, each with a tenth of the images by design: image i is of i mod 10."""
+    means, scales = _classes(d)
+    label = np.arange(n) % CLASSES
+    return random.standard_normal((n, d)) * scales[label][:, None] + means[label]
+
+
+def _classes(d: int) -> tuple[Array, Array]:
+    means = 4 * np.eye(d)[:CLASSES]
+    return means - means.mean(axis=0), np.linspace(0.7, 1.3, CLASSES)
+
+
 def _axes(d: int) -> tuple[Array, Array]:
     half = np.arange(d) < d // 2
     return np.where(half, 1.5, 0.3), np.where(half, 0.4, 1.2)
@@ -58,6 +71,9 @@ def _axes(d: int) -> tuple[Array, Array]:
 def _covariance(draw: Draw, d: int) -> Array:
     if draw is gaussian:
         return np.eye(d)
+    if draw is classes:
+        means, scales = _classes(d)
+        return np.asarray(np.mean(scales**2) * np.eye(d) + means.T @ means / CLASSES)
     shares = (MIXTURE_SHARE, 1 - MIXTURE_SHARE)
     between = sum(share * shift**2 for share, shift in zip(shares, _SHIFTS, strict=True)) / d
     axes = _axes(d) if draw is shapes else tuple(np.full(d, scale) for scale in _SCALES)
@@ -65,7 +81,7 @@ def _covariance(draw: Draw, d: int) -> Array:
     return np.asarray(np.diag(within) + between * np.ones((d, d)))
 
 
-DRAWS: dict[str, Draw] = {"gaussian": gaussian, "mixture": mixture, "shapes": shapes}
+DRAWS: dict[str, Draw] = {"gaussian": gaussian, "mixture": mixture, "shapes": shapes, "classes": classes}
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,10 @@ class Case:
     def name(self) -> str:
         return f"{self.draw}/{self.d}/{self.ratio:g}" + ("/null" if self.null else "")
 
+    @property
+    def count(self) -> int:
+        return round(self.ratio * self.d)
+
     def truth(self) -> tuple[Array, Array, Gaussian, Gaussian]:
         """Mean and factor that draws are shifted and carried by, their Gaussian, and the reference."""
         random = np.random.default_rng([SEED, self.d])
@@ -102,21 +122,22 @@ class Case:
     def repetitions(self, indices: range) -> Iterator[list[float]]:
         """Of each: the distance and its interval, the limit and its interval."""
         mean, factor, _, reference = self.truth()
+        strata = np.arange(self.count) % CLASSES if self.draw == "classes" else None
         for index in indices:
             random = np.random.default_rng([SEED, self.d, round(1000 * self.ratio), index])
-            x = DRAWS[self.draw](round(self.ratio * self.d), self.d, random) @ factor.T + mean
+            x = DRAWS[self.draw](self.count, self.d, random) @ factor.T + mean
             images = Moments.of(x).gaussian()
             expansion = Expansion.on(images, reference)
-            leverages = expansion.of(x)
+            leverages = expansion.of(x, strata)
             distance = frechet_distance(images, reference).value
-            here = interval(distance, influences(expansion, leverages)).at_least(0.0)
+            here = interval(distance, influences(expansion, leverages), strata).at_least(0.0)
             limit = limit_interval(distance, expansion, leverages)
             yield [distance, here.low, here.high, limit.value, limit.low, limit.high]
 
 
 CASES = [
     *(Case(draw, d, ratio) for draw in DRAWS for d in (16, 256) for ratio in (5, 25)),
-    *(Case(draw, d, 5, null=True) for draw in ("gaussian", "mixture") for d in (16, 256)),
+    *(Case(draw, d, 5, null=True) for draw in ("gaussian", "mixture", "classes") for d in (16, 256)),
     *(Case("mixture", d, 2) for d in (16, 256)),
 ]
 

@@ -113,7 +113,8 @@ def _compared(evaluation: Evaluation, best: Evaluation) -> Compared:
     comparison, accuracy = None, None
     if evaluation is not best:
         if sure is not None and other is not None:
-            comparison = compare(evaluation.distance, best.distance, sure.influences, other.influences)
+            strata = sure.strata if other.strata is not None else None
+            comparison = compare(evaluation.distance, best.distance, sure.influences, other.influences, strata)
         if evaluation.recognised is not None and best.recognised is not None:
             accuracy = paired_shares(evaluation.recognised, best.recognised)
     interval, limit = (None, None) if sure is None else (sure.interval, sure.limit)

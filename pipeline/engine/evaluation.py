@@ -20,7 +20,7 @@ from pipeline.data.features import (
 from pipeline.data.samples import spans
 from pipeline.data.store import Store
 from pipeline.engine.generation import PointResult, Seeds
-from pipeline.engine.intervals import Uncertainty, uncertainty
+from pipeline.engine.intervals import Uncertainty, strata_of, uncertainty
 from pipeline.engine.references import Reference
 from pipeline.engine.work import ExtractorPlan
 from pipeline.errors import SettingsError, StoreError
@@ -132,7 +132,7 @@ def _evaluate(
     if sure is None and not distance.rank_deficient and _num_there(store, result, seeds, plan) == seeds.count:
         sure = uncertainty(
             store, result.samples_digest, plan.digest, seeds.first, seeds.count, result.chunk_size, distance.value,
-            gaussian, reference.gaussian,
+            gaussian, reference.gaussian, _strata(result, seeds),
         )  # fmt: skip
     width = found.half_widths.get(reference.digest) if sure is None else sure.interval.half_width
     if keep_moments and kept is None:
@@ -154,13 +154,18 @@ class _Found(NamedTuple):
     half_widths: Mapping[str, float]
 
 
+def _strata(result: PointResult, seeds: Seeds) -> NDArray[np.int64] | None:
+    return strata_of(result.point.labels, seeds.first, seeds.count, result.snapshot.model.num_classes)
+
+
 def _kept(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan) -> _Found | None:
     """Where it was kept from before."""
     found = read_moments(store, result.samples_digest, plan.digest, seeds.first, seeds.count)
     if found is None:
         return None
     numbers = found.meta.get("uncertainty", {})
-    sure = {reference: Uncertainty.kept(of, found.arrays[reference]) for reference, of in numbers.items()}
+    strata = _strata(result, seeds)
+    sure = {reference: Uncertainty.kept(of, found.arrays[reference], strata) for reference, of in numbers.items()}
     recognised = found.arrays.get(_RECOGNISED)
     return _Found(
         Moments.from_bytes(found.data), None if recognised is None else recognised.astype(bool),

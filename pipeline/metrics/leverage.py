@@ -28,6 +28,26 @@ _BELOW, _ABOVE = 26.0, 12.0  # how far ln x goes beyond the eigenvalues: integra
 
 
 @dataclass(frozen=True, eq=False)
+class Pairs:
+    """Of pairs of images (i, j), summed.
+
+    Args:
+        count: of pairs.
+        root: y_i^T M^(-1/2) y_j.
+        at: (y_i^T (M + x)^(-1) y_j / (n - 1) / ((1 - h_i) (1 - h_j)))^2, shape (J,).
+    """
+
+    count: int
+    root: float
+    at: Float64
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Pairs]") -> "Pairs":
+        at = np.sum([part.at for part in parts], axis=0)
+        return cls(sum(part.count for part in parts), sum(part.root for part in parts), at)
+
+
+@dataclass(frozen=True, eq=False)
 class Leverages:
     """Of n images, at J ridges.
 
@@ -37,6 +57,8 @@ class Leverages:
         root: y_i^T M^(-1/2) y_i / (n - 1), shape (n,); the sum is Tr M^(1/2).
         at: h_i(x), shape (n, J).
         slope: sum_i -x dh_i/dx / (1 - h_i)^2, shape (J,).
+        strata: the class of each image, shape (n,), where every class has its share by design; else None.
+        pairs: of images of one class: neighbours in their order.
     """
 
     square: Float64
@@ -44,12 +66,19 @@ class Leverages:
     root: Float64
     at: Float64
     slope: Float64
+    strata: NDArray[np.int64] | None = None
+    pairs: "Pairs | None" = None
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Of images that came in parts, in their order."""
         square, shift, root, at = (np.concatenate([getattr(part, name) for part in parts]) for name in _ONE_BY_ONE)
-        return cls(square, shift, root, at, np.sum([part.slope for part in parts], axis=0))
+        strata = [part.strata for part in parts if part.strata is not None]
+        pairs = [part.pairs for part in parts if part.pairs is not None]
+        return cls(
+            square, shift, root, at, np.sum([part.slope for part in parts], axis=0),
+            np.concatenate(strata) if strata else None, Pairs.joined(pairs) if pairs else None,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.square)
@@ -98,14 +127,33 @@ class Expansion:
         assert self.images.count is not None
         return self.images.count
 
-    def of(self, features: NDArray[np.floating]) -> Leverages:
-        """Of some of the images, features of shape (N, d)."""
+    def of(self, features: NDArray[np.floating], strata: NDArray[np.int64] | None = None) -> Leverages:
+        """Of some of the images.
+
+        Args:
+            features: shape (N, d).
+            strata: the class that each was asked for, shape (N,), where every class has its share by design. Images of
+                one class must be here together: pairs of them are taken from these N.
+        """
         c = np.asarray(features, np.float64) - self.images.mean
-        weights = np.square(c @ self.carrier) / (self.count - 1)
+        y = c @ self.carrier
+        weights = np.square(y) / (self.count - 1)
         inverse = 1 / (self.values[:, None] + self.ridges)
         at = np.minimum(weights @ inverse, 1 - 1 / self.count)  # no leverage is more; rounding may be
         slope = (self.ridges * (weights @ np.square(inverse)) / np.square(1 - at)).sum(axis=0)
-        return Leverages(np.square(c).sum(axis=1), c @ self.offset, weights @ (1 / np.sqrt(self.values)), at, slope)
+        pairs = None if strata is None else self._pairs(y, at, inverse, strata)
+        root = weights @ (1 / np.sqrt(self.values))
+        return Leverages(np.square(c).sum(axis=1), c @ self.offset, root, at, slope, strata, pairs)
+
+    def _pairs(self, y: Float64, at: Float64, inverse: Float64, strata: NDArray[np.int64]) -> Pairs:
+        """Neighbours of one class, in their order, each image with the one before it."""
+        order = np.argsort(strata, kind="stable")
+        same = strata[order][1:] == strata[order][:-1]
+        one, other = order[:-1][same], order[1:][same]
+        product = y[one] * y[other]
+        between = product @ inverse / (self.count - 1) / ((1 - at[one]) * (1 - at[other]))
+        root = float((product @ (1 / np.sqrt(self.values))).sum())
+        return Pairs(len(one), root, np.square(between).sum(axis=0))
 
     @property
     def trace_of_root(self) -> float:

@@ -16,13 +16,17 @@ the leverages it holds for images that differ in scale too (El Karoui 2009, elli
 Two terms of the order of 1/n remain. With b_i = omega q_i the bias of Tr M^(1/2) is exactly, to that order and for any
 distribution, -1/(4 pi) int kappa^(-1/2) (sum_i b_i^2 - Tr (P (P + kappa)^(-1))^2 / n) dkappa. The integral above has
 sum b^2 only as far as b_i is a scale of the image times a function of kappa: the difference is added.
+
+Where every class has its share of the images by design, the means of classes are not chance, and the bias is less: in
+place of Tr (P (P + kappa)^(-1))^2 stands the mean of (y_i^T (P + kappa)^(-1) y_j)^2 over pairs of one class, and Tr A
+is less by the mean of y_i^T M^(-1/2) y_j over these pairs.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.metrics.leverage import STEP, Expansion, Leverages
+from pipeline.metrics.leverage import STEP, Expansion, Leverages, Pairs
 from pipeline.metrics.moments import Float64
 from pipeline.metrics.uncertainty import Interval, interval
 
@@ -46,14 +50,18 @@ def limit_interval(distance: float, expansion: Expansion, leverages: Leverages) 
         leverages: of every one of them.
 
     Raises:
-        ValueError: the leverages are not of all images.
+        ValueError: the leverages are not of all images, or too few pairs of one class are among them.
     """
     if len(leverages) != expansion.count:
         raise ValueError(f"limit: needs the leverages of all {expansion.count} images (got {len(leverages)})")
+    if leverages.pairs is not None and leverages.pairs.count < len(leverages) / 4:
+        raise ValueError(f"limit: needs pairs of images of one class (got {leverages.pairs.count})")
     at = _ridges(expansion, leverages)
-    mean = float(np.trace(expansion.images.covariance)) / expansion.count
-    value = distance - mean - 2 * _root_gained(expansion, at)
-    return interval(value, _influences(expansion, leverages, at)).at_least(0.0)
+    pairs = leverages.pairs
+    shared = 0.0 if pairs is None else pairs.root / pairs.count
+    mean = (float(np.trace(expansion.images.covariance)) - shared) / expansion.count
+    value = distance - mean - 2 * _root_gained(expansion, at, pairs)
+    return interval(value, _influences(expansion, leverages, at), leverages.strata).at_least(0.0)
 
 
 def _ridges(expansion: Expansion, leverages: Leverages) -> _Ridges:
@@ -65,14 +73,17 @@ def _ridges(expansion: Expansion, leverages: Leverages) -> _Ridges:
     return _Ridges(omega, kappa, kappa * (1 - d_ln_omega), np.square(omega * q).sum(axis=0))
 
 
-def _root_gained(expansion: Expansion, at: _Ridges) -> float:
+def _root_gained(expansion: Expansion, at: _Ridges, pairs: Pairs | None) -> float:
     """Tr P^(1/2) - Tr M^(1/2)."""
     x, df, slope = expansion.ridges, expansion.freedom, expansion.freedom_slope
     all_orders = 2 * np.sqrt(x) * (at.omega**-0.5 - 1) * slope
     weight = at.d_kappa / np.sqrt(at.kappa)
     any_distribution = weight * at.squares / 4 - np.sqrt(at.kappa) * at.squares / df * slope
-    df2 = df - at.kappa * slope / at.d_kappa  # Tr (P (P + kappa)^-1)^2
-    real = weight * df2 / (4 * (expansion.count - 1))
+    if pairs is None:
+        alike = (df - at.kappa * slope / at.d_kappa) / (expansion.count - 1)  # Tr (P (P + kappa)^-1)^2 / n
+    else:
+        alike = expansion.count * np.square(at.omega) * pairs.at / pairs.count
+    real = weight * alike / 4
     return float((all_orders + any_distribution - real).sum() * STEP / np.pi)
 
 

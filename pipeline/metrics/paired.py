@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from pipeline.metrics.uncertainty import Interval, interval
+from pipeline.metrics.uncertainty import Interval, interval, within
 
 POWER = 0.8
 
@@ -40,8 +40,9 @@ class Comparison:
 
 
 def compare(
-    first: float, second: float, psi_first: NDArray[np.floating], psi_second: NDArray[np.floating]
-) -> Comparison:
+    first: float, second: float, psi_first: NDArray[np.floating], psi_second: NDArray[np.floating],
+    strata: NDArray[np.int64] | None = None,
+) -> Comparison:  # fmt: skip
     """Compares two distances.
 
     Args:
@@ -49,6 +50,7 @@ def compare(
         second: of the other, to the same reference, of the images of the same seeds.
         psi_first: influences of the first setting's images, shape (n,), in the order of the seeds.
         psi_second: of the second one's.
+        strata: the class of each image, shape (n,), where every class has its share by design.
 
     Raises:
         ValueError: the influences are not of equally many images, or of fewer than three.
@@ -56,14 +58,15 @@ def compare(
     if psi_first.shape != psi_second.shape:
         raise ValueError(f"comparison: of {len(psi_first)} and {len(psi_second)} images there is none")
     psi = np.asarray(psi_first, np.float64) - np.asarray(psi_second, np.float64)
-    found = interval(first - second, psi)
-    error = float(np.std(psi, ddof=1) / np.sqrt(len(psi)))
+    found = interval(first - second, psi, strata)
+    chance, groups = within(psi, strata)
+    error = float(np.sqrt(np.square(chance).sum() / (len(psi) - groups) / len(psi)))
     return Comparison(
         difference=found,
         p_better=_confidence(-found.value, error),
         error=error,
         images=images_to_tell(found.value, error * math.sqrt(len(psi))),
-        correlation=_correlation(psi_first, psi_second),
+        correlation=_correlation(within(psi_first, strata)[0], within(psi_second, strata)[0]),
     )
 
 

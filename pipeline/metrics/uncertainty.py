@@ -84,7 +84,7 @@ def _root_lost(expansion: Expansion, leverages: Leverages, share: float) -> Floa
     return np.asarray(share * leverages.root / 2 + higher / (2 * np.pi))
 
 
-def interval(value: float, psi: Float64) -> Interval:
+def interval(value: float, psi: Float64, strata: NDArray[np.int64] | None = None) -> Interval:
     """The 95 % interval of a number whose images have these influences.
 
     It is that of Student's t with the quantiles of its second-order Cornish-Fisher expansion in the skewness and
@@ -92,18 +92,34 @@ def interval(value: float, psi: Float64) -> Interval:
     it reaches farther up than down. Of two settings measured on the same seeds, the difference of the influences gives
     the interval of the difference.
 
+    Args:
+        value: the number.
+        psi: the influences, shape (n,).
+        strata: the class of each image, shape (n,), where the images were made so that every class has its share. Then
+            only what varies within a class is chance.
+
     Raises:
-        ValueError: there are fewer than three influences.
+        ValueError: there are fewer than three influences, or not three more than classes.
     """
-    n = len(psi)
-    if n < 3:
-        raise ValueError(f"interval: needs at least 3 images (got {n})")
-    deviation = float(np.std(psi, ddof=1))
+    n, psi, groups = len(psi), *within(psi, strata)
+    if n < groups + 2:
+        raise ValueError(f"interval: needs at least {groups + 2} images (got {n})")
+    deviation = float(np.sqrt(np.square(psi).sum() / (n - groups)))
     error = deviation / np.sqrt(n)
     if deviation == 0.0:
         return Interval(value, value, value)
-    shift, reach = _quantile(*_shape((psi - psi.mean()) / deviation), n)
+    shift, reach = _quantile(*_shape(psi / deviation), n)
     return Interval(value, float(value - error * (reach - shift)), float(value + error * (reach + shift)))
+
+
+def within(psi: NDArray[np.floating], strata: NDArray[np.int64] | None) -> tuple[Float64, int]:
+    """The influences less the mean of their class, and how many classes there are."""
+    psi = np.asarray(psi, np.float64)
+    if strata is None:
+        return np.asarray(psi - psi.mean()), 1
+    groups, which = np.unique(strata, return_inverse=True)
+    means = np.bincount(which, psi) / np.bincount(which)
+    return np.asarray(psi - means[which]), len(groups)
 
 
 def half_width(psi: Float64) -> float:

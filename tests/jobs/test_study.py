@@ -230,7 +230,7 @@ def test_two_settings_are_compared_on_the_same_seeds_and_unlike_protocols_are_re
     argv = [str(root / "compare.yaml")]
     assert cli.run(CompareJob, compare.main, None, argv=argv) == 0
     told = capsys.readouterr().out
-    assert re.search(r"num_steps=4 has the (smaller|larger) FD, classifier \(confidence \d+\.\d%\)", told), told
+    assert re.search(r"num_steps=4 has the (smaller|larger) FD, classifier \w+ \(confidence \d+\.\d%\)", told), told
     assert cli.run(CompareJob, compare.main, None, argv=[*argv, "--set", f"second.config={root}/fewer.yaml"]) == 2
     assert "the numbers of images differ" in capsys.readouterr().err
     assert cli.run(CompareJob, compare.main, None, argv=[*argv, "--set", "second.setting=num_steps=5"]) == 2

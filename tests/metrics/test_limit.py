@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.calibration import Case, coverage
+from benchmarks.calibration import DRAWS, Case, coverage
 from pipeline.metrics.frechet import frechet_distance
 from pipeline.metrics.leverage import Expansion, Leverages
 from pipeline.metrics.limit import limit_interval
@@ -17,7 +17,7 @@ def covered(case: Case, repetitions: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    "case", [Case(draw, 16, ratio) for draw in ("gaussian", "mixture") for ratio in (5, 25)], ids=str
+    "case", [Case(draw, 16, ratio) for draw in ("gaussian", "mixture", "classes") for ratio in (5, 25)], ids=str
 )
 def test_95_of_100_intervals_hold_the_mean_distance_and_the_limit(case: Case) -> None:
     mean, limit = covered(case, 1000)
@@ -27,7 +27,7 @@ def test_95_of_100_intervals_hold_the_mean_distance_and_the_limit(case: Case) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("case", [Case(draw, 256, 5) for draw in ("gaussian", "mixture")], ids=str)
+@pytest.mark.parametrize("case", [Case(draw, 256, 5) for draw in ("gaussian", "mixture", "classes")], ids=str)
 def test_95_of_100_intervals_hold_both_with_256_features(case: Case) -> None:
     mean, limit = covered(case, 1000)
     assert 0.93 <= mean <= 0.97
@@ -43,6 +43,19 @@ def test_the_bias_of_few_images_is_seen_and_taken_away() -> None:
     error = found.limit_deviation / np.sqrt(len(rows))
     assert found.mean > true + 20 * error
     assert abs(found.limit_mean - true) < 3 * error
+
+
+def test_classes_of_equal_shares_make_the_interval_narrower_and_the_bias_less() -> None:
+    case = Case("classes", 16, 20)
+    mean, factor, _, reference = case.truth()
+    x = DRAWS["classes"](case.count, 16, np.random.default_rng(0)) @ factor.T + mean
+    images = Moments.of(x).gaussian()
+    expansion = Expansion.on(images, reference)
+    distance = frechet_distance(images, reference).value
+    by_class = limit_interval(distance, expansion, expansion.of(x, np.arange(len(x)) % 10))
+    by_chance = limit_interval(distance, expansion, expansion.of(x))
+    assert by_class.half_width < 0.8 * by_chance.half_width
+    assert by_chance.value < by_class.value < distance
 
 
 def test_images_of_the_reference_itself_are_at_no_distance_in_the_limit() -> None:
