@@ -49,7 +49,7 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
     result = benchmark(
         store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
         engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
-        keep=settings.keep,
+        keep=settings.keep, baseline=settings.baseline,
     )  # fmt: skip
     if settings.published is None:
         return result
@@ -75,12 +75,14 @@ def tell(
         run.text(result.to_json(), "table.json")
         if result.classes:
             run.text(result.classes_csv(), "per_class.csv")
+        run.text(result.comparisons(), "comparisons.md")
         run.image("quality_against_nfe", pixels(figure))
         run.image("comparison", result.picture)
     if out:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.md").write_text(result.table() + "\n", encoding="utf-8")
+        (folder / "comparisons.md").write_text(result.comparisons() + "\n", encoding="utf-8")
         (folder / "table.csv").write_text(result.to_csv(), encoding="utf-8")
         (folder / "table.json").write_text(result.to_json() + "\n", encoding="utf-8")
         if result.classes:
@@ -88,7 +90,7 @@ def tell(
         (folder / "quality_against_nfe.png").write_bytes(figure)
         Image.fromarray(result.picture).save(folder / "comparison.png")
         (folder / "settings.yaml").write_text(cli.resolved_yaml(job), encoding="utf-8")
-    print(f"\n{result.table()}\n")
+    print(f"\n{result.table()}\n\n{result.comparisons()}\n")
     print(f"{result.generated:,} images were generated; all others were in the store.")
     if out:
         print(f"Table, figure and picture: {out}")

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pipeline.config.load import field_types
 from pipeline.config.settings import (
     BenchmarkJob,
+    CompareJob,
     EvaluateJob,
     ExportCheckpointJob,
     GenerateJob,
@@ -66,8 +67,8 @@ this one's folder) and says what differs: keys are joined, while a list, and a p
 there. Where the parts come from and what they cost: [catalogue.md](catalogue.md).
 """
 JOBS: tuple[type[Job], ...] = (
-    PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, StudyJob, ImportCheckpointJob, ExportCheckpointJob,
-    OptimizeGridJob, SuggestJob, PruneJob,
+    PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, CompareJob, StudyJob, ImportCheckpointJob,
+    ExportCheckpointJob, OptimizeGridJob, SuggestJob, PruneJob,
 )  # fmt: skip
 
 

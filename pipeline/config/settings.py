@@ -311,6 +311,7 @@ class EvaluateJob(Job, GenerateSettings):
         select: choose the best of a training's snapshots and weights by these seeds, which must be others than those
             reported; the first point's sampler is used. Empty: no selection.
         reference_out: write the reference's `mu` and `sigma` as npz.
+        ranges: measure on so many ranges of `seeds.count` seeds, one after another, and tell how the distance spreads.
         keep: what stays in the store when all is measured: the images, or of most of them the features alone, or only
             the moments of these. The first 64 images of each point stay. What is given up can be computed again.
     """
@@ -319,6 +320,7 @@ class EvaluateJob(Job, GenerateSettings):
     metrics: MetricSettings
     select: SeedSettings | None = None
     reference_out: str | None = None
+    ranges: int = Field(default=1, ge=1)
     keep: Keep = "images"
 
     @model_validator(mode="after")
@@ -341,6 +343,7 @@ class BenchmarkSettings(GenerateSettings):
         keep: what stays in the store when all is measured: the images, or of most of them the features alone, or only
             the moments of these. The first 64 images of each point stay. What is given up can be computed again.
         published: what was reported of such a benchmark, if anything was; a tag of its run.
+        baseline: the name of the setting that the others are compared with, on the same seeds. Empty: the best one.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -349,6 +352,7 @@ class BenchmarkSettings(GenerateSettings):
     picture_seeds: int = Field(default=16, ge=1, le=64)
     keep: Keep = "images"
     published: Published | None = None
+    baseline: str | None = None
 
     @model_validator(mode="after")
     def _check_protocol(self) -> Self:
@@ -360,6 +364,31 @@ class BenchmarkJob(Job, BenchmarkSettings):
     """`jobs.benchmark`."""
 
     out: str | None = None  # a folder for the table, the figure and the picture, beside MLflow
+
+
+class ComparedSettings(Frozen):
+    """One side of a comparison.
+
+    Args:
+        config: the file of a benchmark or an evaluation.
+        setting: the name of one of its settings, as its table has it. Empty: the one that has the least distance there.
+    """
+
+    config: str = Field(min_length=1)
+    setting: str | None = None
+
+
+class CompareJob(Job):
+    """`jobs.compare`: two settings, of one file or of two, on the same seeds and by the same protocol; images lie in
+    the stores that these files name.
+
+    Args:
+        first: what is compared.
+        second: with what.
+    """
+
+    first: ComparedSettings
+    second: ComparedSettings
 
 
 class OptimizeGridJob(Job, PointSettings):
@@ -467,6 +496,7 @@ AnyJob = (
     | GenerateJob
     | EvaluateJob
     | BenchmarkJob
+    | CompareJob
     | StudyJob
     | ImportCheckpointJob
     | ExportCheckpointJob

@@ -5,6 +5,7 @@ A file is safetensors: `features`, float32 (C, d), and `logits`, float32 (C, k),
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ REFERENCES = "references"
 _BLOB = "features.safetensors"
 _MOMENTS = "moments.safetensors"
 _IMAGES = "images.safetensors"
+_BY_IMAGE = "by-image.safetensors"
 
 
 class StoredFeatures(NamedTuple):
@@ -79,10 +81,12 @@ def read_reference_features(store: Store, dataset_digest: str, extractor_digest:
 
 
 class KeptMoments(NamedTuple):
-    """What was kept instead of features: the bytes of their moments, and what else was learnt of them (JSON)."""
+    """What was kept instead of features: the bytes of their moments, what else was learnt of them (JSON), and arrays
+    with a number for every image, by name."""
 
     data: bytes
     meta: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]] = MappingProxyType({})
 
 
 def prepared_key(dataset_digest: str, extractor_digest: str, name: str) -> str:
@@ -129,7 +133,10 @@ def commit_moments(
 ) -> None:
     """Keeps the moments of the features of the seeds [first_seed, first_seed + count)."""
     meta = {**kept.meta, "first_seed": first_seed, "count": count}
-    store.commit(moments_key(samples_digest, extractor_digest, first_seed, count), {_MOMENTS: kept.data}, meta)
+    blobs = {_MOMENTS: kept.data}
+    if kept.arrays:
+        blobs[_BY_IMAGE] = safetensors.numpy.save(dict(kept.arrays))
+    store.commit(moments_key(samples_digest, extractor_digest, first_seed, count), blobs, meta)
 
 
 def has_moments(store: Store, samples_digest: str, extractor_digest: str, first_seed: int, count: int) -> bool:
@@ -142,8 +149,11 @@ def read_moments(
     """The verified moments of exactly these seeds; None where there are none, or they are damaged."""
     try:
         manifest = store.find(moments_key(samples_digest, extractor_digest, first_seed, count))
-        return None if manifest is None else KeptMoments(store.blob(manifest, _MOMENTS), manifest.meta)
-    except StoreError:
+        if manifest is None:
+            return None
+        by_image = safetensors.numpy.load(store.blob(manifest, _BY_IMAGE)) if _BY_IMAGE in manifest.blobs else {}
+        return KeptMoments(store.blob(manifest, _MOMENTS), manifest.meta, by_image)
+    except (StoreError, SafetensorError):
         return None
 
 

@@ -16,6 +16,7 @@ from pipeline.diffusion.guidance import Guidance, Unguided
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.timesteps import steps_of
 from pipeline.digests import digest
+from pipeline.engine.comparison import Compared, against, comparison_json, comparison_table
 from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
 from pipeline.engine.generation import PointResult, Seeds, generate
 from pipeline.engine.measures import Measure
@@ -53,6 +54,8 @@ class BenchmarkResult:
         link: where a person can compare the runs, or an empty text.
         protocol: of the distance that ranks.
         followed: the published protocol that the settings name, or `legacy`; or an empty text.
+        compared: each setting against the baseline, on the same seeds, by the first distance.
+        baseline_named: the baseline was named, and is not the best one.
     """
 
     name: str
@@ -66,6 +69,13 @@ class BenchmarkResult:
     link: str
     protocol: EvaluationProtocol
     followed: str = ""
+    compared: tuple[Compared, ...] = ()
+    baseline_named: bool = False
+
+    def comparisons(self) -> str:
+        """The settings against the baseline, as a Markdown table; an empty text where nothing was compared."""
+        title = next(iter(self.titles.values()))
+        return comparison_table(self.compared, title, not self.baseline_named) if self.compared else ""
 
     def table(self) -> str:
         """A Markdown table that is aligned as plain text too."""
@@ -74,6 +84,7 @@ class BenchmarkResult:
 
     def to_json(self) -> str:
         about = {"distances": self.titles, "scores": self.headings, "classes": self.classes, "notes": self.notes}
+        about["comparisons"] = comparison_json(self.compared)
         return rows_json(self.rows, benchmark=self.name, **about)
 
     def to_csv(self) -> str:
@@ -87,7 +98,7 @@ class BenchmarkResult:
 def benchmark(
     store: Store, name: str, points: Sequence[Point], seeds: Seeds, measures: Sequence[Measure], execution: Execution,
     actors: Actors, reporter: Reporter, timing: TimingSettings | None = None, picture_seeds: int = 16,
-    namespace: str = "", progress: bool = True, keep: Keep = "images",
+    namespace: str = "", progress: bool = True, keep: Keep = "images", baseline: str | None = None,
 ) -> BenchmarkResult:  # fmt: skip
     """Generates, evaluates and times every point, and reports each as one run as soon as it is known.
 
@@ -104,11 +115,12 @@ def benchmark(
         picture_seeds: how many of the first seeds are shown.
         namespace: samples are kept apart from those of other namespaces.
         keep: what stays of the samples when all is told.
+        baseline: the setting that the others are compared with; the best one by default.
 
     Raises:
         UserError: something asked for cannot be done; said before anything is generated, wherever that is possible.
     """
-    _check(store, points, measures)
+    _check(store, points, measures, baseline)
     check_scores(store, points, measures, seeds)
     pictures = min(picture_seeds, seeds.count)
     teller = _Teller(store, name, seeds, measures, execution, reporter, pictures, keep == "moments")
@@ -120,6 +132,7 @@ def benchmark(
     if timing is not None:
         timings = time_points(store, points, execution, actors, timing.images, timing.repeats, progress=progress)
     rows = teller.rows(results, timings)
+    compared = teller.compared(results, baseline)
     for row, result, measured in zip(rows, results, timings, strict=True):
         teller.tell_cost(row, result, measured)
     retain(store, [result.samples_digest for result in results], keep, seeds.first, MOST_PICTURES)
@@ -135,6 +148,8 @@ def benchmark(
         link=reporter.link({"kind": "sampler", "benchmark": name}),
         protocol=teller.evaluations[points[0].name][0].protocol,
         followed=measures[0].protocol,
+        compared=compared,
+        baseline_named=baseline is not None,
     )
 
 
@@ -180,6 +195,18 @@ class _Teller:
                 run.metrics(metrics, step=round(result.nfe))
                 run.tags({"timed_on": f"{timing.device}, batch {timing.batch_size}, {timing.threads} threads"})
 
+    def compared(self, results: Sequence[PointResult], baseline: str | None) -> tuple[Compared, ...]:
+        """Each point against the baseline, told to the tracker."""
+        found = against([self.evaluations[result.point.name][0] for result in results], baseline)
+        for result, row in zip(results, found, strict=True):
+            with self._run(result) as run:
+                run.tags({"compared_with": row.baseline})
+                run.metrics(row.metrics(self._title(result)), step=round(result.nfe))
+        return found
+
+    def _title(self, result: PointResult) -> str:
+        return "fid" if self.evaluations[result.point.name][0].protocol.distance == FID else "fd"
+
     def rows(self, results: Sequence[PointResult], timings: Sequence[Timing | None]) -> list[Row]:
         """In the order of the results."""
         nfe = [result.nfe for result in results]
@@ -207,9 +234,11 @@ class _Teller:
 
     def _metrics(self, result: PointResult, found: Sequence[Evaluation]) -> dict[str, float]:
         first = found[0]
-        title = "fid" if first.protocol.distance == FID else "fd"
+        title = self._title(result)
         values = {title: first.distance, "nfe": result.nfe}
-        if first.half_width is not None:
+        if first.uncertainty is not None:
+            values |= {f"{title}_low": first.uncertainty.interval.low, f"{title}_high": first.uncertainty.interval.high}
+        elif first.half_width is not None:
             low, high = max(first.distance - first.half_width, 0.0), first.distance + first.half_width
             values |= {f"{title}_low": low, f"{title}_high": high}
         values["num_images"] = self.seeds.count
@@ -243,13 +272,15 @@ class _Teller:
         )
 
 
-def _check(store: Store, points: Sequence[Point], measures: Sequence[Measure]) -> None:
+def _check(store: Store, points: Sequence[Point], measures: Sequence[Measure], baseline: str | None = None) -> None:
     if not points or not measures:
         raise SettingsError("benchmark", f"has {len(points)} settings and {len(measures)} measures: it needs both")
     names = [point.name for point in points]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SettingsError("sweep", f"two settings have the same name ({', '.join(twice)})")
+    if baseline is not None and baseline not in names:
+        raise SettingsError("baseline", f"there is no setting {baseline}; there are: {', '.join(names)}")
     snapshots = [find_snapshot(store, checkpoint) for checkpoint in {point.checkpoint for point in points}]
     for measure, snapshot in product(measures, snapshots):
         check_shape(measure.reference, snapshot)

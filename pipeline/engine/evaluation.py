@@ -1,13 +1,14 @@
 """Numbers for generated images, from the features that lie in the store beside them. Nothing is generated here."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.data.features import (
     KeptMoments,
@@ -19,15 +20,17 @@ from pipeline.data.features import (
 from pipeline.data.samples import spans
 from pipeline.data.store import Store
 from pipeline.engine.generation import PointResult, Seeds
+from pipeline.engine.intervals import Uncertainty, strata_of, uncertainty
 from pipeline.engine.references import Reference
 from pipeline.engine.work import ExtractorPlan
 from pipeline.errors import SettingsError, StoreError
-from pipeline.metrics.accuracy import accuracy
+from pipeline.metrics.accuracy import recognised
 from pipeline.metrics.frechet import frechet_distance
-from pipeline.metrics.moments import Gaussian, Moments
+from pipeline.metrics.moments import Moments
 from pipeline.metrics.protocol import EvaluationProtocol, check_comparable
-from pipeline.metrics.uncertainty import Influence, half_width
 from pipeline.training.snapshot import Snapshot
+
+_RECOGNISED = "recognised"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Evaluation:
         accuracy: the share of images that are recognised as their labels; None where the extractor does not know the
             classes, or the images have no labels.
         protocol: how it was measured; numbers of unlike protocols cannot be compared.
+        uncertainty: the interval itself, that of the limit of many images, and what paired comparisons need; None where
+            half_width is, and where only that was kept.
+        recognised: whether each image is recognised as its label, bool (n,), where accuracy is known.
     """
 
     name: str
@@ -53,6 +59,8 @@ class Evaluation:
     rank_deficient: bool
     accuracy: float | None
     protocol: EvaluationProtocol
+    uncertainty: Uncertainty | None = field(default=None, repr=False, compare=False)
+    recognised: NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
 
 
 def evaluate(
@@ -126,23 +134,34 @@ def _evaluate(
         sizes = f"{reference.gaussian.num_features} features, {plan.distance_name} has {gaussian.num_features}"
         raise SettingsError(reference.title, f"is no reference for this extractor: it is of {sizes}")
     distance = frechet_distance(gaussian, reference.gaussian)
-    width = found.half_widths.get(reference.digest)
-    if width is None and not distance.rank_deficient:
-        width = _half_width(store, result, seeds, plan, reference, gaussian)
+    sure = found.sure.get(reference.digest)
+    if sure is None and not distance.rank_deficient and _num_there(store, result, seeds, plan) == seeds.count:
+        sure = uncertainty(
+            store, result.samples_digest, plan.digest, seeds.first, seeds.count, result.chunk_size, distance.value,
+            gaussian, reference.gaussian, _strata(result, seeds),
+        )  # fmt: skip
+    width = found.half_widths.get(reference.digest) if sure is None else sure.interval.half_width
     if keep_moments and kept is None:
-        about = {"accuracy": found.accuracy, "half_widths": {} if width is None else {reference.digest: width}}
-        data = KeptMoments(found.moments.to_bytes(), about)
-        commit_moments(store, result.samples_digest, plan.digest, seeds.first, seeds.count, data)
-    name, images = result.point.name, result.samples_digest
-    return Evaluation(name, images, distance.value, width, distance.rank_deficient, found.accuracy, protocol)
+        _keep(store, result, seeds, plan, found, {} if sure is None else {reference.digest: sure})
+    return Evaluation(
+        result.point.name, result.samples_digest, distance.value, width, distance.rank_deficient, found.accuracy,
+        protocol, sure, found.recognised,
+    )  # fmt: skip
 
 
 class _Found(NamedTuple):
-    """What is known of the images alone; half the interval of their distance by the digest of the reference."""
+    """What is known of the images alone; how sure their distance is by the digest of the reference, where that was
+    kept: all of it, or as before half the interval alone."""
 
     moments: Moments
+    recognised: NDArray[np.bool_] | None
     accuracy: float | None
+    sure: Mapping[str, Uncertainty]
     half_widths: Mapping[str, float]
+
+
+def _strata(result: PointResult, seeds: Seeds) -> NDArray[np.int64] | None:
+    return strata_of(result.point.labels, seeds.first, seeds.count, result.snapshot.model.num_classes)
 
 
 def _kept(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan) -> _Found | None:
@@ -150,7 +169,30 @@ def _kept(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan) 
     found = read_moments(store, result.samples_digest, plan.digest, seeds.first, seeds.count)
     if found is None:
         return None
-    return _Found(Moments.from_bytes(found.data), found.meta["accuracy"], found.meta.get("half_widths", {}))
+    numbers = found.meta.get("uncertainty", {})
+    strata = _strata(result, seeds)
+    sure = {reference: Uncertainty.kept(of, found.arrays[reference], strata) for reference, of in numbers.items()}
+    recognised = found.arrays.get(_RECOGNISED)
+    return _Found(
+        Moments.from_bytes(found.data), None if recognised is None else recognised.astype(bool),
+        found.meta["accuracy"], sure, found.meta.get("half_widths", {}),
+    )  # fmt: skip
+
+
+def _keep(
+    store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan, found: _Found, sure: Mapping[str, Uncertainty]
+) -> None:
+    """4 bytes an image and reference, so that settings can be compared when their features are gone."""
+    arrays: dict[str, NDArray[Any]] = {reference: of.influences for reference, of in sure.items()}
+    if found.recognised is not None:
+        arrays[_RECOGNISED] = found.recognised.astype(np.uint8)
+    about = {
+        "accuracy": found.accuracy,
+        "half_widths": {reference: of.interval.half_width for reference, of in sure.items()},
+        "uncertainty": {reference: of.numbers() for reference, of in sure.items()},
+    }
+    kept = KeptMoments(found.moments.to_bytes(), about, arrays)
+    commit_moments(store, result.samples_digest, plan.digest, seeds.first, seeds.count, kept)
 
 
 def _measured(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan) -> _Found:
@@ -166,26 +208,11 @@ def _measured(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPl
             yield Moments.of(found.features[part])
 
     moments = reduce(add, parts())
-    recognised = _accuracy(result, seeds, torch.cat(logits)) if logits else None
-    return _Found(moments, recognised, {})
+    right = _recognised(result, seeds, torch.cat(logits)) if logits else None
+    return _Found(moments, right, None if right is None else float(right.mean()), {}, {})
 
 
-def _half_width(
-    store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan, reference: Reference, gaussian: Gaussian
-) -> float | None:
-    """By the influence of every image; None where their features are not kept. They are read again, since all of them
-    may be more than memory holds."""
-    if _num_there(store, result, seeds, plan) < seeds.count:
-        return None
-    influence = Influence.on(gaussian, reference.gaussian)
-    parts = [
-        influence.of(read_chunk_features(store, result.samples_digest, plan.digest, index).features[part])
-        for index, part in spans(seeds.first, seeds.count, result.chunk_size)
-    ]
-    return half_width(np.concatenate(parts))
-
-
-def _accuracy(result: PointResult, seeds: Seeds, logits: torch.Tensor) -> float | None:
+def _recognised(result: PointResult, seeds: Seeds, logits: torch.Tensor) -> NDArray[np.bool_] | None:
     """Labels are a function of the seed, so no image needs to be read for them."""
     all_seeds = torch.arange(seeds.first, seeds.first + seeds.count)
     labels = result.point.labels.of(all_seeds, result.snapshot.model.num_classes)
@@ -195,7 +222,7 @@ def _accuracy(result: PointResult, seeds: Seeds, logits: torch.Tensor) -> float 
         raise SettingsError(
             "classifier", f"knows {logits.shape[1]} classes, and {result.point.name} has images of {int(labels.max())}"
         )
-    return accuracy(logits, labels)
+    return recognised(logits, labels).numpy()
 
 
 def _check_there(store: Store, result: PointResult, seeds: Seeds, plan: ExtractorPlan) -> None:

@@ -13,6 +13,11 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     Raises:
         ValueError: the shapes do not fit each other, or there are no images.
     """
+    return float(recognised(logits, labels).double().mean())
+
+
+def recognised(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of each image whether it is, bool (N,); arguments and errors as of `accuracy`."""
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
         raise ValueError(f"accuracy: of logits {tuple(logits.shape)} and labels {tuple(labels.shape)} there is none")
-    return float((logits.argmax(dim=1).cpu() == labels.cpu()).double().mean())
+    return logits.argmax(dim=1).cpu() == labels.cpu()

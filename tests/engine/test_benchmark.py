@@ -146,6 +146,24 @@ def test_the_front_is_marked(result: BenchmarkResult) -> None:
     assert rows[0].pareto  # the cheapest one always is
 
 
+def test_every_run_says_how_far_it_is_from_the_best_and_what_its_limit_is(
+    result: BenchmarkResult, reporter: MemoryReporter
+) -> None:
+    best = min(result.rows, key=lambda row: row.distance)
+    for row in result.rows:
+        run = by_name(reporter)[row.name]
+        told = values(run)
+        assert run.all_tags["compared_with"] == best.name
+        assert told["fd_low"] <= told["fd"] <= told["fd_high"]
+        assert told["fd_limit_low"] <= told["fd_limit_high"]
+        assert told["fd_limit"] < told["fd"]
+        if row.name != best.name:
+            assert told["difference"] == pytest.approx(row.distance - best.distance)
+            assert 0 <= told["p_better"] <= 0.5
+    assert len(json.loads(result.to_json())["comparisons"]) == 4
+    assert f"difference: to {best.name}, the best here" in result.comparisons()
+
+
 def test_the_table_names_all_settings(result: BenchmarkResult) -> None:
     table = result.table()
     lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
@@ -198,6 +216,10 @@ def test_mistakes_are_told_before_anything_is_generated(store: Store, measures: 
 
     with pytest.raises(SettingsError, match=r"same name \(euler-8\)"):
         attempt([POINTS[0], POINTS[0]])
+    with pytest.raises(SettingsError, match="baseline: there is no setting heun-5; there are: euler-8, heun-4"):
+        benchmark(
+            store, "b", POINTS, SEEDS, measures, EXECUTION, HERE, MemoryReporter(), namespace="x", baseline="heun-5"
+        )
     with pytest.raises(SettingsError, match="0 settings"):
         attempt([])
     with pytest.raises(SettingsError, match="0 measures"):

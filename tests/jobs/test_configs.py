@@ -11,6 +11,7 @@ from jobs.cli import resolved_yaml
 from pipeline.config.load import load, read
 from pipeline.config.settings import (
     BenchmarkJob,
+    CompareJob,
     EvaluateJob,
     GenerateJob,
     ImportCheckpointJob,
@@ -28,7 +29,8 @@ from pipeline.training.settings import TrainingSettings
 ROOT = Path(__file__).parents[2] / "jobs" / "configs"
 CONFIGS = sorted(ROOT.rglob("*.yaml"))
 KINDS: list[tuple[str, type[Job]]] = [  # the key that only this job has
-    ("levels", SuggestJob), ("train", StudyJob), ("source", PrepareJob), ("path", ImportCheckpointJob),
+    ("levels", SuggestJob), ("first", CompareJob), ("train", StudyJob), ("source", PrepareJob),
+    ("path", ImportCheckpointJob),
     ("training", TrainJob), ("name", BenchmarkJob), ("metrics", EvaluateJob), ("checkpoint", GenerateJob),
 ]  # fmt: skip
 

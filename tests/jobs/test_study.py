@@ -10,8 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from jobs import benchmark, cli, evaluate, generate, study, train
-from pipeline.config.settings import BenchmarkJob, EvaluateJob, GenerateJob, StudyJob, TrainJob
+from jobs import benchmark, cli, compare, evaluate, generate, study, train
+from pipeline.config.settings import BenchmarkJob, CompareJob, EvaluateJob, GenerateJob, StudyJob, TrainJob
 from pipeline.engine.session import session
 
 STUDY = """
@@ -227,3 +227,38 @@ def test_a_benchmark_of_other_images_under_the_same_name_leaves_the_first_one_s_
     for _ in range(2):
         assert cli.run(BenchmarkJob, benchmark.main, None, argv=[str(root / "benchmark.yaml")]) == 0
     assert tables() == before + 1
+
+
+def test_two_settings_are_compared_on_the_same_seeds_and_unlike_protocols_are_refused(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {
+        "store": str(root / "store"), "experiment": "tests", "name": "pair",
+        "checkpoint": {"training": "digits", "at": 20000}, "seeds": {"count": 64}, "actors": {"num_actors": 0},
+        "sampler": {"solver": {"kind": "euler"}}, "sweep": {"sampler.timesteps.num_steps": [4, 6]},
+        "execution": {"batch_size": 32, "chunk_size": 32},
+        "metrics": {
+            "extractors": [{"kind": "classifier", "width": 8, "epochs": 4, "num_features": 16}],
+            "classifier_dataset": "others",
+        },
+    }  # fmt: skip
+    (root / "pair.yaml").write_text(yaml.safe_dump(content))
+    (root / "fewer.yaml").write_text(yaml.safe_dump({**content, "seeds": {"count": 60}}))
+    sides = {
+        "first": {"config": str(root / "pair.yaml"), "setting": "num_steps=4"},
+        "second": {"config": str(root / "pair.yaml"), "setting": "num_steps=6"},
+    }
+    (root / "compare.yaml").write_text(yaml.safe_dump({"store": content["store"], "experiment": "tests", **sides}))
+    argv = [str(root / "compare.yaml")]
+    assert cli.run(CompareJob, compare.main, None, argv=argv) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"num_steps=4 has the (smaller|larger) FD, classifier \w+ \(confidence \d+\.\d%\)", told), told
+    assert cli.run(CompareJob, compare.main, None, argv=[*argv, "--set", f"second.config={root}/fewer.yaml"]) == 2
+    assert "the numbers of images differ" in capsys.readouterr().err
+    assert cli.run(CompareJob, compare.main, None, argv=[*argv, "--set", "second.setting=num_steps=5"]) == 2
+    assert "pair.yaml: has no setting num_steps=5; it has: num_steps=4, num_steps=6" in capsys.readouterr().err
+    assert cli.run(CompareJob, compare.main, None, argv=[*argv, "--set", "second.setting=num_steps=4"]) == 2
+    assert "is the same setting as the first" in capsys.readouterr().err
+    evaluated = [str(root / "pair.yaml"), "--set", "seeds.count=32", "--set", "ranges=3"]
+    assert cli.run(EvaluateJob, evaluate.main, None, argv=evaluated) == 0
+    assert "over 3 ranges of seeds (the least of them" in capsys.readouterr().out

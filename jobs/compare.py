@@ -1,0 +1,73 @@
+"""Two settings on the same seeds, is one better: `python -m jobs.compare CONFIG.yaml`. Images are generated only where
+they are missing."""
+
+import sys
+
+from jobs import cli
+from jobs.context import checked_points, cost, engine_actors, engine_seeds, measures_of, namespace, open_store, tracked
+from pipeline.config.load import load, read
+from pipeline.config.settings import BenchmarkJob, ComparedSettings, CompareJob, EvaluateJob
+from pipeline.data.dry_store import DryStore
+from pipeline.digests import digest
+from pipeline.engine.comparison import Compared, chosen, compare_two, comparison_table, of_setting
+from pipeline.engine.evaluation import Evaluation, evaluate
+from pipeline.engine.generation import generate
+from pipeline.engine.session import session
+
+
+def main(settings: CompareJob) -> None:
+    sides = [(side, _settings(side)) for side in (settings.first, settings.second)]
+    with tracked(settings) as reporter, session():
+        one, two = (_measured(side, job) for side, job in sides)
+        found = compare_two(one, two)
+        name = f"{_title(settings.first, one)} against {_title(settings.second, two)}"
+        tags = {"kind": "comparison", "protocol": one.protocol.label(), "compared_with": two.name}
+        key = digest({"samples": [one.samples_digest, two.samples_digest], "protocol": one.protocol.digest})
+        title = one.protocol.distance
+        with reporter.run(key, name, tags) as run:
+            run.text(cli.resolved_yaml(settings), "settings.yaml")
+            run.text(comparison_table(found, title, chosen=False), "comparison.md")
+            run.metrics(found[0].metrics("fid" if title == "FID" else "fd"))
+    print(f"\n{comparison_table(found, title, chosen=False)}\n- {one.protocol.label()}\n\n{_sentence(found[0], title)}")
+
+
+def _settings(side: ComparedSettings) -> EvaluateJob | BenchmarkJob:
+    """Of the file, which is a benchmark's or an evaluation's."""
+    own = set(BenchmarkJob.model_fields) - set(EvaluateJob.model_fields)
+    model: type[EvaluateJob | BenchmarkJob] = BenchmarkJob if own & set(read(side.config)) else EvaluateJob
+    return load(model, side.config)
+
+
+def _measured(side: ComparedSettings, job: EvaluateJob | BenchmarkJob) -> Evaluation:
+    """The setting that is meant, by the first extractor."""
+    store, seeds = open_store(job), engine_seeds(job.seeds)
+    points = checked_points(store, job)
+    if side.setting is not None:
+        points = [of_setting(points, side.setting, side.config)]
+    measure = measures_of(store, job, job.metrics, points)[0]
+    results = generate(
+        store, points, seeds, job.execution, engine_actors(job), [measure.plan], namespace(job), pictures=0
+    )
+    return chosen([evaluate(store, [found], seeds, measure.plan, measure.reference)[0] for found in results])
+
+
+def _title(side: ComparedSettings, evaluation: Evaluation) -> str:
+    return f"{evaluation.name} ({side.config.rpartition('/')[2].removesuffix('.yaml')})"
+
+
+def _sentence(row: Compared, title: str) -> str:
+    assert row.comparison is not None  # compare_two refuses others
+    better = row.comparison.difference.value < 0
+    word, sure = ("smaller", row.comparison.p_better) if better else ("larger", 1 - row.comparison.p_better)
+    settled = row.comparison.difference.low > 0 or row.comparison.difference.high < 0
+    verdict = "the interval excludes 0" if settled else "the interval holds 0: these images do not tell them apart"
+    return f"{row.name} has the {word} {title} (confidence {sure:.1%}); {verdict}."
+
+
+def dry_run(settings: CompareJob) -> list[str]:
+    jobs = [_settings(side) for side in (settings.first, settings.second)]
+    return [line for job in jobs for line in cost(DryStore(job.store), job)]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(CompareJob, main, __doc__, dry_run))
