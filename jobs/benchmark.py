@@ -48,7 +48,7 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
     return benchmark(
         store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
         engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
-        keep=settings.keep,
+        keep=settings.keep, trajectory=settings.metrics.trajectory,
     )  # fmt: skip
 
 

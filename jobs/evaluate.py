@@ -35,7 +35,7 @@ def main(settings: EvaluateJob) -> None:
             points = _on_the_best(store, settings, points, measures[0])
         result = benchmark(
             store, settings.name, points, seeds, measures, settings.execution, engine_actors(settings), reporter,
-            namespace=namespace(settings), keep=settings.keep,
+            namespace=namespace(settings), keep=settings.keep, trajectory=settings.metrics.trajectory,
         )  # fmt: skip
     print(f"\n{result.table()}\n")
     if settings.reference_out:

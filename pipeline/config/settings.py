@@ -16,9 +16,9 @@ from pipeline.diffusion.guidance import Guidance, Unguided
 from pipeline.diffusion.labels import Balanced, Labels
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.schedules import Linear, Scaling, Schedule, Unscaled
-from pipeline.diffusion.solvers import Heun, Solver
+from pipeline.diffusion.solvers import DormandPrince, Heun, Solver
 from pipeline.diffusion.stochasticity import Deterministic, Stochasticity
-from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, Timesteps
+from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, FixedTimesteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import ExtractorSettings
 from pipeline.training.settings import Frozen, ModelSettings, TrainingSettings, Workers
@@ -246,6 +246,27 @@ class GenerateJob(Job, GenerateSettings):
 Keep = Literal["images", "features", "moments"]
 
 
+class TrajectorySettings(Frozen):
+    """The cheap metric: the distance of each sample to the converged answer of its own seed. Only settings that add no
+    noise have one.
+
+    Args:
+        num_seeds: so many of the first seeds are compared.
+        timesteps: of the solver that makes the converged answers; their first and last level, too.
+        solver: a deterministic one of high order.
+    """
+
+    num_seeds: int = Field(default=500, ge=2)
+    timesteps: Annotated[FixedTimesteps, Field(discriminator="kind")] = EDMSteps(num_steps=24)
+    solver: Annotated[Solver, Field(discriminator="kind"), NestedKinds()] = DormandPrince()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.solver.stochastic:
+            raise ValueError(f"solver: must be deterministic, or nothing converges (got {self.solver.kind})")
+        return self
+
+
 class MetricSettings(Frozen):
     """What images are measured with, and against what.
 
@@ -254,12 +275,14 @@ class MetricSettings(Frozen):
         dataset: the data set whose images are the reference. Empty: the one the checkpoint was trained on.
         reference_npz: a file with `mu` and `sigma` instead, as EDM publishes.
         classifier_dataset: the data set that the classifier learns from. Empty: the reference data set.
+        trajectory: measure the distance to each sample's own converged trajectory too. Empty: not.
     """
 
     extractors: list[Annotated[ExtractorSettings, Field(discriminator="kind")]] = Field(min_length=1)
     dataset: str | None = None
     reference_npz: str | None = None
     classifier_dataset: str | None = None
+    trajectory: TrajectorySettings | None = None
 
 
 class EvaluateJob(Job, GenerateSettings):

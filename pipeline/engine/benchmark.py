@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.settings import Keep, TimingSettings
+from pipeline.config.settings import Keep, TimingSettings, TrajectorySettings
 from pipeline.data.pictures import comparison_picture, image_grid
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
@@ -17,14 +17,18 @@ from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.timesteps import steps_of
 from pipeline.digests import digest
 from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
-from pipeline.engine.generation import PointResult, Seeds, generate
+from pipeline.engine.generation import PointResult, Seeds, find_settings, generate
 from pipeline.engine.measures import Measure
 from pipeline.engine.pareto import pareto_front
+from pipeline.engine.placement import place
 from pipeline.engine.retention import retain
 from pipeline.engine.table import Row, benchmark_table, by_cost, rows_csv, rows_json
 from pipeline.engine.timing import Timing, time_points
+from pipeline.engine.trajectories import Converged, converge
 from pipeline.engine.work import Actors, Point
 from pipeline.errors import SettingsError
+from pipeline.metrics.rank_correlation import rank_correlation
+from pipeline.metrics.trajectory import TrajectoryError, quantile_names
 from pipeline.reporting import Reporter, Run
 from pipeline.training.snapshot import Snapshot, find_snapshot
 
@@ -69,7 +73,7 @@ class BenchmarkResult:
 def benchmark(
     store: Store, name: str, points: Sequence[Point], seeds: Seeds, measures: Sequence[Measure], execution: Execution,
     actors: Actors, reporter: Reporter, timing: TimingSettings | None = None, picture_seeds: int = 16,
-    namespace: str = "", progress: bool = True, keep: Keep = "images",
+    namespace: str = "", progress: bool = True, keep: Keep = "images", trajectory: TrajectorySettings | None = None,
 ) -> BenchmarkResult:  # fmt: skip
     """Generates, evaluates and times every point, and reports each as one run as soon as it is known.
 
@@ -86,16 +90,22 @@ def benchmark(
         picture_seeds: how many of the first seeds are shown.
         namespace: samples are kept apart from those of other namespaces.
         keep: what stays of the samples when all is told.
+        trajectory: how to measure the distance to each sample's own converged trajectory; without, it is not.
 
     Raises:
         UserError: something asked for cannot be done; said before anything is generated, wherever that is possible.
     """
     _check(store, points, measures)
-    pictures = min(picture_seeds, seeds.count)
-    teller = _Teller(store, name, seeds, measures, execution, reporter, pictures, keep == "moments")
+    pictures, needed = min(picture_seeds, seeds.count), 0
+    converged = None
+    if trajectory is not None:
+        found = find_settings(store, points, execution, place(execution, actors), namespace)
+        converged = converge(store, points, trajectory, seeds, execution, actors, namespace, progress)
+        needed = converged.images_needed(points, [setting.digest for setting in found])
+    teller = _Teller(store, name, seeds, measures, execution, reporter, pictures, keep == "moments", converged)
     plans = [measure.plan for measure in measures]
     results = generate(
-        store, points, seeds, execution, actors, plans, namespace, progress, teller.tell, pictures=pictures
+        store, points, seeds, execution, actors, plans, namespace, progress, teller.tell, pictures=max(pictures, needed)
     )
     timings: list[Timing] | list[None] = [None] * len(points)
     if timing is not None:
@@ -108,7 +118,11 @@ def benchmark(
         name=name,
         rows=tuple(by_cost(rows)),
         titles={measure.name: measure.plan.distance_name for measure in measures},
-        notes=(*(measure.note for measure in measures if measure.note), *licence_notes(results)),
+        notes=(
+            *(measure.note for measure in measures if measure.note),
+            *_trajectory_notes(converged, rows),
+            *licence_notes(results),
+        ),
         picture=teller.comparison(rows),
         generated=sum(result.generated for result in results),
         link=reporter.link({"kind": "sampler", "benchmark": name}),
@@ -127,7 +141,9 @@ class _Teller:
     reporter: Reporter
     picture_seeds: int
     keep_moments: bool = False
+    converged: Converged | None = None
     evaluations: dict[str, tuple[Evaluation, ...]] = field(default_factory=dict)
+    trajectories: dict[str, TrajectoryError | None] = field(default_factory=dict)
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def tell(self, result: PointResult) -> None:
@@ -138,9 +154,12 @@ class _Teller:
         )
         images = read_samples(self.store, result.samples_digest, self.seeds.first, self.picture_seeds).images
         self.evaluations[result.point.name], self.images[result.point.name] = found, images
+        if self.converged is not None:
+            self.trajectories[result.point.name] = self.converged.error_of(result.point, result.samples_digest)
         with self._run(result) as run:
             run.params(point_params(result, self.seeds, self.execution))
             run.metrics(self._metrics(result, found), step=round(result.nfe))
+            run.metrics(trajectory_metrics(self.trajectories.get(result.point.name)), step=round(result.nfe))
             run.image("samples", image_grid(images, GRID_COLUMNS))
 
     def tell_cost(self, row: Row, result: PointResult, timing: Timing | None) -> None:
@@ -211,7 +230,29 @@ class _Teller:
             samples_digest=result.samples_digest,
             protocol=first.protocol.label(),
             guide="" if result.guide is None else result.guide.title,
+            trajectory=self.trajectories.get(result.point.name),
         )
+
+
+def trajectory_metrics(error: TrajectoryError | None) -> dict[str, float]:
+    """As the tracker has them; none where there is no trajectory to be compared with."""
+    if error is None:
+        return {}
+    half, name = error.half_width or 0.0, "trajectory_rmse"
+    quantiles = zip(quantile_names(), error.quantiles, strict=True)
+    ends = {f"{name}_low": max(error.rmse - half, 0.0), f"{name}_high": error.rmse + half}
+    return {name: error.rmse, **ends, **{f"trajectory_{quantile}": value for quantile, value in quantiles}}
+
+
+def _trajectory_notes(converged: Converged | None, rows: Sequence[Row]) -> list[str]:
+    """What the trajectory error is, and how it ranks the settings beside the distance."""
+    if converged is None:
+        return []
+    pairs = [(row.trajectory.rmse, row.distance) for row in rows if row.trajectory is not None]
+    if len(pairs) < 2:
+        return [converged.note]
+    found = rank_correlation([rmse for rmse, _ in pairs], [distance for _, distance in pairs])
+    return [f"{converged.note}\n- it ranks settings as the distance does to: {found}"]
 
 
 def _check(store: Store, points: Sequence[Point], measures: Sequence[Measure]) -> None:

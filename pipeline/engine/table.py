@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.metrics.trajectory import TrajectoryError, quantile_names
+
 MARK = "*"
 TOO_FEW = "~"
 ABSENT = "-"
@@ -34,6 +36,7 @@ class Row:
         samples_digest: where the images lie.
         protocol: how `distance` was measured, in one line.
         guide: whose weights guide it, or an empty text.
+        trajectory: the distance to the converged trajectories, where it was asked for and there are such.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Row:
     samples_digest: str
     protocol: str
     guide: str = ""
+    trajectory: TrajectoryError | None = None
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
@@ -107,6 +111,8 @@ def benchmark_table(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
         columns.append(
             Column("accuracy", tuple(ABSENT if row.accuracy is None else f"{row.accuracy:.1%}" for row in rows))
         )
+    if any(row.trajectory is not None for row in rows):
+        columns.append(Column("trajectory RMSE", tuple(_trajectory(row) for row in rows)))
     if any(row.seconds_per_1000 is not None for row in rows):
         seconds = (ABSENT if row.seconds_per_1000 is None else _number(row.seconds_per_1000) for row in rows)
         columns.append(Column("s / 1,000 images", tuple(seconds)))
@@ -127,16 +133,26 @@ def rows_csv(rows: Sequence[Row]) -> str:
         line = asdict(row)
         distances, half_widths = line.pop("distances"), line.pop("half_widths")
         line["rank_deficient"] = " ".join(row.rank_deficient)
+        del line["trajectory"]
         lines.append(
             line
             | {f"distance_{name}": value for name, value in distances.items()}
             | {f"half_width_{name}": half_widths.get(name) for name in distances}
+            | trajectory_numbers(row.trajectory)
         )
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
+
+
+def trajectory_numbers(error: TrajectoryError | None) -> dict[str, float | None]:
+    """`rmse`, half its interval, and the quantiles, as documents name them; all None where there are none."""
+    names = [f"trajectory_{name}" for name in ("rmse", "half_width", *quantile_names())]
+    if error is None:
+        return dict.fromkeys(names)
+    return dict(zip(names, (error.rmse, error.half_width, *error.quantiles), strict=True))
 
 
 def _notes(rows: Sequence[Row], title: str) -> list[str]:
@@ -149,9 +165,17 @@ def _notes(rows: Sequence[Row], title: str) -> list[str]:
 
 
 def _distance(row: Row, name: str) -> str:
-    value, half = row.distances[name], row.half_widths.get(name)
+    return with_interval(row.distances[name], row.half_widths.get(name), TOO_FEW if name in row.rank_deficient else "")
+
+
+def _trajectory(row: Row) -> str:
+    return ABSENT if row.trajectory is None else with_interval(row.trajectory.rmse, row.trajectory.half_width)
+
+
+def with_interval(value: float, half: float | None, mark: str = "") -> str:
+    """`1.23 ± 0.45`; where there is no interval the number alone, with a mark."""
     if half is None or not 0 < half < float("inf"):
-        return _number(value) + (TOO_FEW if name in row.rank_deficient else "")
+        return _number(value) + mark
     digits = max(1 - math.floor(math.log10(half)), 0)  # two of the interval's, and as far those of the distance
     return f"{value:.{digits}f} {WITHIN} {half:.{digits}f}"
 
