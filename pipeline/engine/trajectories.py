@@ -65,7 +65,8 @@ class Converged:
         solver, steps = self.settings.solver.kind, self.settings.timesteps.num_steps
         first, last = self.seeds.first, self.seeds.first + self.seeds.count - 1
         of = f"to the image that {solver} makes of the same seed in {steps} steps, seeds {first}-{last}"
-        return f"- trajectory RMSE: {of}, in the range -1 to 1; 8 bits resolve nothing below about {FLOOR:.4f}; none where noise is added"
+        floor = f"in the range -1 to 1; 8 bits resolve nothing below about {FLOOR:.4f}"
+        return f"- trajectory RMSE: {of}, {floor}; none where noise is added"
 
     def _reference(self, point: Point) -> str | None:
         return self.digests[reference_point(point, self.settings)] if is_deterministic(point.sampler) else None

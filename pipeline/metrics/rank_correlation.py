@@ -21,7 +21,7 @@ class RankCorrelation:
 
     Args:
         kendall: tau-b, from -1 to 1; nan where one of the two never varies.
-        kendall_interval: its 95 % interval; None of fewer than four settings.
+        kendall_interval: its 95 % interval; None of fewer than four settings, or where one of the two never varies.
         spearman: rho.
         spearman_interval: as above.
         count: of settings.
@@ -52,7 +52,7 @@ def rank_correlation(
     """
     pairs = np.array(list(zip(one, two, strict=True)), np.float64).reshape(-1, 2)
     kendall, spearman = _both(pairs)
-    if len(pairs) < FEWEST:
+    if len(pairs) < FEWEST or np.isnan(kendall):
         return RankCorrelation(kendall, None, spearman, None, len(pairs))
     generator = np.random.default_rng(seed)
     drawn = [_both(pairs[generator.integers(0, len(pairs), len(pairs))]) for _ in range(resamples)]
