@@ -51,22 +51,22 @@ def rank_correlation(
         ValueError: there are not as many of the one as of the other.
     """
     pairs = np.array(list(zip(one, two, strict=True)), np.float64).reshape(-1, 2)
-    kendall, spearman = _both(pairs)
+    signs = np.sign(pairs.T[:, :, None] - pairs.T[:, None, :])
+    kendall, spearman = _both(signs)
     if len(pairs) < FEWEST or np.isnan(kendall):
         return RankCorrelation(kendall, None, spearman, None, len(pairs))
     generator = np.random.default_rng(seed)
-    drawn = [_both(pairs[generator.integers(0, len(pairs), len(pairs))]) for _ in range(resamples)]
+    places = (generator.integers(0, len(pairs), len(pairs)) for _ in range(resamples))
+    drawn = [_both(signs[:, place[:, None], place]) for place in places]
     low, high = np.nanquantile(np.array(drawn), [0.025, 0.975], axis=0)
     intervals = [(float(ends[0]), float(ends[1])) for ends in zip(low, high, strict=True)]
     return RankCorrelation(kendall, intervals[0], spearman, intervals[1], len(pairs))
 
 
-def _both(pairs: Float64) -> tuple[float, float]:
-    """(tau-b, rho) by the signs of all differences, and by mean ranks; nan where one of the two never varies."""
-    if len(pairs) < 2:
-        return float("nan"), float("nan")
-    signs = np.sign(pairs[:, None, :] - pairs[None, :, :])
-    return _correlation(signs[..., 0].ravel(), signs[..., 1].ravel()), _correlation(*signs.sum(axis=1).T)
+def _both(signs: Float64) -> tuple[float, float]:
+    """(tau-b, rho) by the signs of all differences, shape (2, N, N), and by mean ranks, which are their sums; nan where
+    one of the two never varies."""
+    return _correlation(signs[0].ravel(), signs[1].ravel()), _correlation(*signs.sum(axis=2))
 
 
 def _correlation(one: Float64, two: Float64) -> float:

@@ -50,8 +50,9 @@ def quality_against_cost(
     title: str = "",
     x_label: str = "network evaluations per image (NFE)",
     y_label: str = "Frechet distance (less is better)",
+    lines: bool = True,
 ) -> bytes:
-    """One line a series, intervals as bars, rings around what nothing beats in both.
+    """One line a series, or marks alone; intervals as bars, rings around what nothing beats in both.
 
     Points whose distance is not finite are left out. The axes are logarithmic where the numbers spread widely.
 
@@ -64,7 +65,7 @@ def quality_against_cost(
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for number, series in enumerate(dict.fromkeys(p.series for p in shown)):
-        _draw_series(axes, series, [p for p in shown if p.series == series], number)
+        _draw_series(axes, series, [p for p in shown if p.series == series], number, lines)
     front = sorted((p for p in shown if p.best), key=lambda p: p.cost)
     if front:
         axes.step([p.cost for p in front], [p.distance for p in front], where="post", color="#999999", lw=1, ls=":",
@@ -86,13 +87,14 @@ def pixels(png: bytes) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
 
 
-def _draw_series(axes: "Axes", series: str, points: list[Point], number: int) -> None:
+def _draw_series(axes: "Axes", series: str, points: list[Point], number: int, is_line: bool) -> None:
     points = sorted(points, key=lambda p: (p.cost, p.distance))
     colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
     x, y = [p.cost for p in points], [p.distance for p in points]
     below = [max(p.distance - p.low, 0.0) if p.low is not None else 0.0 for p in points]
     above = [max(p.high - p.distance, 0.0) if p.high is not None else 0.0 for p in points]
-    axes.errorbar(x, y, yerr=[below, above] if any(below) or any(above) else None, color=colour, marker=marker,
+    style = {"color": colour, "marker": marker, "ls": "-" if is_line else "none"}
+    axes.errorbar(x, y, yerr=[below, above] if any(below) or any(above) else None, **style,
                   markersize=6, lw=1.8, capsize=2.5, elinewidth=1, label=series, zorder=3)  # fmt: skip
     for point in points:
         if point.label:
