@@ -9,6 +9,7 @@ from PIL import Image
 
 from jobs import cli
 from jobs.context import engine_actors, measures_of, open_store, point_of, tracked
+from jobs.report import report_folder, write_report
 from pipeline.config.search import SearchJob, SearchSettings
 from pipeline.config.space import one_by_one
 from pipeline.data.dry_store import DryStore
@@ -29,21 +30,31 @@ from pipeline.tracking.mlflow_reporter import MlflowReporter
 
 def main(settings: SearchJob) -> None:
     store = open_store(settings)
+    check(store, settings)
     with tracked(settings) as reporter:
         with session():
             result = run_search(store, settings, reporter)
-        tell(result, settings, reporter)
+        tell(store, result, settings, reporter)
 
 
 def run_search(store: Store, settings: SearchSettings, reporter: Reporter, progress: bool = True) -> SearchResult:
     """Searches until the budget is spent, or goes on with a search that was begun, and measures the front on fresh
     seeds, in a Ray session that is there."""
     to_point, actors = point_maker(settings), engine_actors(settings)
-    points = [to_point(next(one_by_one(settings.spaces[0])))]
-    find_settings(store, points, settings.execution, place(settings.execution, actors))
-    measures = measures_of(store, settings, settings.metrics, points)
+    measures = measures_of(store, settings, settings.metrics, check(store, settings))
     search = Search(store, settings, to_point, measures, reporter, actors, progress)
     return finish(search, search.run())
+
+
+def check(store: Store, settings: SearchSettings) -> list[Point]:
+    """The first setting of the space, as an example.
+
+    Raises:
+        UserError: the checkpoint is not there, or the setting does not go with it.
+    """
+    points = [point_maker(settings)(next(one_by_one(settings.spaces[0])))]
+    find_settings(store, points, settings.execution, place(settings.execution, engine_actors(settings)))
+    return points
 
 
 def point_maker(settings: SearchSettings) -> Callable[[Mapping[str, Any]], Point]:
@@ -53,15 +64,17 @@ def point_maker(settings: SearchSettings) -> Callable[[Mapping[str, Any]], Point
     return to_point
 
 
-def tell(result: SearchResult, settings: SearchJob, reporter: MlflowReporter) -> None:
-    """Table, figure and picture: printed, logged as a run of the search's own, and written to a folder."""
+def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: MlflowReporter) -> None:
+    """Table, figure, picture and report: printed, logged as a run of the search's own, and written to a folder."""
     text = "\n\n".join([result.table(), *(f"- {line}" for line in result.summary())])
     figure = search_figure(result)
+    report = write_report(store, result.digest, report_folder(settings.store, settings.out, result.name))
     tags = {"kind": "search_summary", "search": result.name}
     with reporter.run(digest({"search": result.name, "state": result.digest}), result.name, tags) as run:
         run.text(cli.resolved_yaml(settings), "settings.yaml")
         run.text(text, "front.md")
         run.text(result.to_json(), "trials.json")
+        run.text(report.read_text(encoding="utf-8"), "report.html")
         run.image("search", pixels(figure))
         run.metrics({"evaluations": result.spent, "evaluations_of_the_grid": result.brute_force.evaluations})
         if result.final is not None:
@@ -75,19 +88,14 @@ def tell(result: SearchResult, settings: SearchJob, reporter: MlflowReporter) ->
         (folder / "settings.yaml").write_text(cli.resolved_yaml(settings), encoding="utf-8")
         if result.final is not None:
             Image.fromarray(result.final.picture).save(folder / "comparison.png")
-    print(f"\n{text}\n")
+    print(f"\n{text}\n\nReport: {report}")
     reporter.flush()
     print(f"Runs: {reporter.link({'kind': 'search', 'search': result.name})}")
 
 
 def search_figure(result: SearchResult) -> bytes:
     """All trials, those measured longer in a series of their own, with rings around the front. A PNG."""
-    level, best = result.levels(), {trial.number for trial in result.front}
-    marks = [
-        Mark(f"{trial.images:,} images", trial.nfe, level[trial.number], best=trial.number in best)
-        for trial in sorted(result.state.trials, key=lambda trial: trial.images)
-        if trial.number in level
-    ]
+    marks = [Mark(**mark) for mark in result.record()["marks"]]
     y_label = f"{result.title} (less is better), as with {result.ladder[0]:,} images"
     return quality_against_cost(marks, f"{result.name}: what was tried", y_label=y_label, lines=False)
 

@@ -367,6 +367,18 @@ class OptimizeGridJob(Job, PointSettings):
         return self
 
 
+class ReportJob(Job):
+    """`jobs.report`: the page of a benchmark or a search, made again of what the store has.
+
+    Args:
+        name: of the benchmark or the search, or its digest; of several of one name it is the newest.
+        out: a folder for the page and its figures.
+    """
+
+    name: str = Field(min_length=1)
+    out: str
+
+
 class PruneJob(Job):
     """`jobs.prune`: frees space; `--dry-run` says what would go.
 

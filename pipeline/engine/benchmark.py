@@ -1,7 +1,9 @@
 """A benchmark: many settings, one measure of each, and what each costs. Every setting is one run of the tracker."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import product
 from typing import Any
 
@@ -15,7 +17,8 @@ from pipeline.data.store import Store
 from pipeline.diffusion.guidance import Guidance, Unguided
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.timesteps import steps_of
-from pipeline.digests import digest
+from pipeline.digests import digest, plain
+from pipeline.engine.benchmark_record import commit_record
 from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
 from pipeline.engine.generation import PointResult, Seeds, find_settings, generate
 from pipeline.engine.measures import Measure
@@ -69,6 +72,11 @@ class BenchmarkResult:
     def to_csv(self) -> str:
         return rows_csv(self.rows)
 
+    @property
+    def digest(self) -> str:
+        """Names the benchmark and its record: other images or another protocol under the same name are another one."""
+        return digest({"benchmark": self.name, "rows": [[row.samples_digest, row.protocol] for row in self.rows]})
+
 
 def benchmark(
     store: Store, name: str, points: Sequence[Point], seeds: Seeds, measures: Sequence[Measure], execution: Execution,
@@ -78,8 +86,8 @@ def benchmark(
     """Generates, evaluates and times every point, and reports each as one run as soon as it is known.
 
     What is in the store already is not computed again, so a benchmark that was interrupted goes on where it was, and
-    one that is repeated gives the same numbers. It keeps nothing of its own there: it is a view on samples, features,
-    references and timings.
+    one that is repeated gives the same numbers. All that it keeps of its own there is what it told: it is a view on
+    samples, features, references and timings.
 
     Args:
         name: of the benchmark: a tag, and part of what makes a run the same run.
@@ -114,7 +122,7 @@ def benchmark(
     for row, result, measured in zip(rows, results, timings, strict=True):
         teller.tell_cost(row, result, measured)
     retain(store, [result.samples_digest for result in results], keep, seeds.first, MOST_PICTURES)
-    return BenchmarkResult(
+    told = BenchmarkResult(
         name=name,
         rows=tuple(by_cost(rows)),
         titles={measure.name: measure.plan.distance_name for measure in measures},
@@ -127,6 +135,8 @@ def benchmark(
         generated=sum(result.generated for result in results),
         link=reporter.link({"kind": "sampler", "benchmark": name}),
     )
+    commit_record(store, told.digest, teller.record(told, results, timings))
+    return told
 
 
 @dataclass
@@ -181,6 +191,26 @@ class _Teller:
     def comparison(self, rows: Sequence[Row]) -> NDArray[np.uint8]:
         return comparison_picture([(f"{row.name} (NFE {row.nfe:g})", self.images[row.name]) for row in by_cost(rows)])
 
+    def record(
+        self, told: BenchmarkResult, results: Sequence[PointResult], timings: Sequence[Timing | None]
+    ) -> dict[str, Any]:
+        """All that a report is made of, but the images."""
+        timed = next((timing for timing in timings if timing is not None), None)
+        return {
+            **json.loads(told.to_json()),
+            "name": self.name,
+            "seeds": asdict(self.seeds),
+            "pictures": self.picture_seeds,
+            "execution": asdict(self.execution),
+            "timed_on": "" if timed is None else f"{timed.device}, batch {timed.batch_size}, {timed.threads} threads",
+            "measures": [_measure_record(measure) for measure in self.measures],
+            "points": {
+                result.point.name: plain(point_params(result, self.seeds, self.execution)) for result in results
+            },
+            "evaluations": sum(result.nfe for result in results) * self.seeds.count,
+            "versions": {name: version(name) for name in ("torch", "torchmetrics", "numpy")},
+        }
+
     def _run(self, result: PointResult) -> Run:
         """The run of a point. Its key holds everything that its numbers depend on, but the time that it takes."""
         protocol = self.evaluations[result.point.name][0].protocol
@@ -232,6 +262,18 @@ class _Teller:
             guide="" if result.guide is None else result.guide.title,
             trajectory=self.trajectories.get(result.point.name),
         )
+
+
+def _measure_record(measure: Measure) -> dict[str, Any]:
+    reference = measure.reference
+    return {
+        "name": measure.name,
+        "title": measure.plan.distance_name,
+        "extractor": measure.plan.digest,
+        "reference": reference.title,
+        "reference_digest": reference.digest,
+        "reference_count": reference.count,
+    }
 
 
 def trajectory_metrics(error: TrajectoryError | None) -> dict[str, float]:

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.benchmark_record import commit_search_record
 from pipeline.engine.paces import nfe_of
 from pipeline.engine.paired_difference import Difference, paired_difference
 from pipeline.engine.search import Search
@@ -89,6 +91,26 @@ class SearchResult:
         }  # fmt: skip
         return json.dumps(content, indent=1)
 
+    def record(self) -> dict[str, Any]:
+        """What its report is made of, beside the record of its final stage."""
+        level, best = self.levels(), {trial.number for trial in self.front}
+        marks = [
+            {"series": f"{trial.images:,} images", "cost": trial.nfe, "distance": level[trial.number],
+             "best": trial.number in best}
+            for trial in sorted(self.state.trials, key=lambda trial: trial.images)
+            if trial.number in level
+        ]  # fmt: skip
+        pairs = [
+            {"name": f"{one.name} less {one.best}",
+             "told": with_interval(one.difference.value, one.difference.half_width)}
+            for one in self.compared
+        ]  # fmt: skip
+        return {
+            "name": self.name, "distance": self.title, "summary": self.summary(), "marks": marks, "pairs": pairs,
+            "spent": self.spent, "brute_force": self.brute_force.evaluations,
+            "final": self.final.digest if self.final else "",
+        }  # fmt: skip
+
     def levels(self) -> dict[int, float]:
         """The distance of each trial by its number, brought to the level of the fewest images."""
         return levelled(self.state.trials, self.ladder)
@@ -119,14 +141,14 @@ def trials_table(trials: Sequence[Trial], title: str) -> str:
 
 
 def finish(search: Search, state: SearchState) -> SearchResult:
-    """Measures the front on fresh seeds, as far as the budget goes, and sums up.
+    """Measures the front on fresh seeds, as far as the budget goes, sums up, and keeps that in the store.
 
     Raises:
         UserError, RunFailedError: as `benchmark`.
     """
     finalists = search.ledger.finalists(state) if search.settings.final is not None else []
     final = _final(search, finalists) if finalists else None
-    return SearchResult(
+    result = SearchResult(
         name=search.settings.name,
         digest=search.digest,
         title=search.measures[0].plan.distance_name,
@@ -137,6 +159,8 @@ def finish(search: Search, state: SearchState) -> SearchResult:
         compared=tuple(_compared(search, final.rows)) if final else (),
         brute_force=brute_force(search.settings, lambda chosen: nfe_of(search.find(chosen)[1])),
     )
+    commit_search_record(search.store, search.digest, result.record())
+    return result
 
 
 def _final(search: Search, finalists: Sequence[Trial]) -> BenchmarkResult:

@@ -121,7 +121,7 @@ def test_it_finds_the_front_of_the_full_grid_for_a_fraction_of_its_evaluations(
     assert result.brute_force.evaluations == sum(400 * nfe for nfe, _ in grid)
     assert result.spent < 0.25 * result.brute_force.evaluations
     level = {trial.nfe: trial.distances[400] for trial in result.front if 400 in trial.distances}
-    assert len(level) == len(result.front) >= 2
+    assert len(level) >= 4  # as many as the final stage takes
     for nfe, distance in level.items():  # as good as the best of the grid that costs no more
         assert distance <= 1.05 * min(other for cost, other in grid if cost <= nfe)
     assert min(level.values()) <= 1.05 * min(distance for _, distance in grid)
