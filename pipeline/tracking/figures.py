@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, distinct for colour-blind readers, the yellow left out: it is too pale for a line.
+# Okabe and Ito's colours, distinct for colour-blind readers, the yellow left out: it is too pale for a line on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_ON_DARK = ("#56B4E9", "#E69F00", "#2EBF91", "#E29BC5", "#F0E442", "#F08A4B", "#F2F2F2")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -26,11 +27,11 @@ class _Style:
     ink: str
     faint: str
     paper: str
-    black: str  # what the palette's black becomes
+    colours: tuple[str, ...]
 
 
-_LIGHT = _Style("#222222", "#d9d9d9", "#ffffff", "#000000")
-_DARK = _Style("#e4e4e4", "#3c4043", "#17191c", "#f2f2f2")
+_LIGHT = _Style("#222222", "#d9d9d9", "#ffffff", _COLOURS)
+_DARK = _Style("#e4e4e4", "#3c4043", "#17191c", _ON_DARK)
 _FRONT = "nothing is better in both"
 _LOG_SPREAD = 8.0  # largest by smallest distance, from which a logarithmic axis reads better
 
@@ -104,8 +105,7 @@ def pixels(png: bytes) -> NDArray[np.uint8]:
 
 def _draw_series(axes: "Axes", series: str, points: list[Point], number: int, is_line: bool, paper: _Style) -> None:
     points = sorted(points, key=lambda p: (p.cost, p.distance))
-    colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
-    colour = paper.black if colour == "#000000" else colour
+    colour, marker = paper.colours[number % len(paper.colours)], _MARKERS[number % len(_MARKERS)]
     x, y = [p.cost for p in points], [p.distance for p in points]
     below = [max(p.distance - p.low, 0.0) if p.low is not None else 0.0 for p in points]
     above = [max(p.high - p.distance, 0.0) if p.high is not None else 0.0 for p in points]
