@@ -94,7 +94,7 @@ def correlations(measured: Sequence[Measured]) -> dict[str, RankCorrelation]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(__doc__, argv)
-    size, num_seeds = (QUICK, 60) if options.quick else (FULL, 500)
+    size, num_seeds = (QUICK, 20) if options.quick else (FULL, 500)
     with session():
         bench = make_bench(options, size, budget=1.0)
         measured = measure(bench, size, num_seeds)

@@ -1,9 +1,7 @@
 """A benchmark: many settings, one measure of each, and what each costs. Every setting is one run of the tracker."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from itertools import product
 from typing import Any
 
@@ -17,8 +15,8 @@ from pipeline.data.store import Store
 from pipeline.diffusion.guidance import Guidance, Unguided
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.timesteps import steps_of
-from pipeline.digests import digest, plain
-from pipeline.engine.benchmark_record import commit_record
+from pipeline.digests import digest
+from pipeline.engine.benchmark_record import commit_record, record_of
 from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
 from pipeline.engine.generation import PointResult, Seeds, find_settings, generate
 from pipeline.engine.measures import Measure
@@ -27,11 +25,10 @@ from pipeline.engine.placement import place
 from pipeline.engine.retention import retain
 from pipeline.engine.table import Row, benchmark_table, by_cost, rows_csv, rows_json
 from pipeline.engine.timing import Timing, time_points
-from pipeline.engine.trajectories import Converged, converge
+from pipeline.engine.trajectories import Converged, converge, trajectory_metrics, trajectory_notes
 from pipeline.engine.work import Actors, Point
 from pipeline.errors import SettingsError
-from pipeline.metrics.rank_correlation import rank_correlation
-from pipeline.metrics.trajectory import TrajectoryError, quantile_names
+from pipeline.metrics.trajectory import TrajectoryError
 from pipeline.reporting import Reporter, Run
 from pipeline.training.snapshot import Snapshot, find_snapshot
 
@@ -128,14 +125,17 @@ def benchmark(
         titles={measure.name: measure.plan.distance_name for measure in measures},
         notes=(
             *(measure.note for measure in measures if measure.note),
-            *_trajectory_notes(converged, rows),
+            *trajectory_notes(converged, rows),
             *licence_notes(results),
         ),
         picture=teller.comparison(rows),
         generated=sum(result.generated for result in results),
         link=reporter.link({"kind": "sampler", "benchmark": name}),
     )
-    commit_record(store, told.digest, teller.record(told, results, timings))
+    params = {result.point.name: point_params(result, seeds, execution) for result in results}
+    evaluations = seeds.count * sum(result.nfe for result in results)
+    record = record_of(told.to_json(), seeds, pictures, measures, params, evaluations, timings)
+    commit_record(store, told.digest, {"name": name, **record})
     return told
 
 
@@ -191,26 +191,6 @@ class _Teller:
     def comparison(self, rows: Sequence[Row]) -> NDArray[np.uint8]:
         return comparison_picture([(f"{row.name} (NFE {row.nfe:g})", self.images[row.name]) for row in by_cost(rows)])
 
-    def record(
-        self, told: BenchmarkResult, results: Sequence[PointResult], timings: Sequence[Timing | None]
-    ) -> dict[str, Any]:
-        """All that a report is made of, but the images."""
-        timed = next((timing for timing in timings if timing is not None), None)
-        return {
-            **json.loads(told.to_json()),
-            "name": self.name,
-            "seeds": asdict(self.seeds),
-            "pictures": self.picture_seeds,
-            "execution": asdict(self.execution),
-            "timed_on": "" if timed is None else f"{timed.device}, batch {timed.batch_size}, {timed.threads} threads",
-            "measures": [_measure_record(measure) for measure in self.measures],
-            "points": {
-                result.point.name: plain(point_params(result, self.seeds, self.execution)) for result in results
-            },
-            "evaluations": sum(result.nfe for result in results) * self.seeds.count,
-            "versions": {name: version(name) for name in ("torch", "torchmetrics", "numpy")},
-        }
-
     def _run(self, result: PointResult) -> Run:
         """The run of a point. Its key holds everything that its numbers depend on, but the time that it takes."""
         protocol = self.evaluations[result.point.name][0].protocol
@@ -262,39 +242,6 @@ class _Teller:
             guide="" if result.guide is None else result.guide.title,
             trajectory=self.trajectories.get(result.point.name),
         )
-
-
-def _measure_record(measure: Measure) -> dict[str, Any]:
-    reference = measure.reference
-    return {
-        "name": measure.name,
-        "title": measure.plan.distance_name,
-        "extractor": measure.plan.digest,
-        "reference": reference.title,
-        "reference_digest": reference.digest,
-        "reference_count": reference.count,
-    }
-
-
-def trajectory_metrics(error: TrajectoryError | None) -> dict[str, float]:
-    """As the tracker has them; none where there is no trajectory to be compared with."""
-    if error is None:
-        return {}
-    half, name = error.half_width or 0.0, "trajectory_rmse"
-    quantiles = zip(quantile_names(), error.quantiles, strict=True)
-    ends = {f"{name}_low": max(error.rmse - half, 0.0), f"{name}_high": error.rmse + half}
-    return {name: error.rmse, **ends, **{f"trajectory_{quantile}": value for quantile, value in quantiles}}
-
-
-def _trajectory_notes(converged: Converged | None, rows: Sequence[Row]) -> list[str]:
-    """What the trajectory error is, and how it ranks the settings beside the distance."""
-    if converged is None:
-        return []
-    pairs = [(row.trajectory.rmse, row.distance) for row in rows if row.trajectory is not None]
-    if len(pairs) < 2:
-        return [converged.note]
-    found = rank_correlation([rmse for rmse, _ in pairs], [distance for _, distance in pairs])
-    return [f"{converged.note}\n- it ranks settings as the distance does to: {found}"]
 
 
 def _check(store: Store, points: Sequence[Point], measures: Sequence[Measure]) -> None:

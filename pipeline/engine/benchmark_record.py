@@ -3,10 +3,17 @@
 The images, features and timings that its numbers are of lie in the store too; a record names them.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 from pipeline.data.store import Store
+from pipeline.digests import plain
+from pipeline.engine.measures import Measure
+from pipeline.engine.timing import Timing
+from pipeline.engine.work import Seeds
 from pipeline.errors import SettingsError, StoreError
 
 ROOT = "benchmarks"
@@ -14,6 +21,44 @@ SEARCHES = "searches"
 _SEARCH = "told"  # of a search, beside its steps
 
 Record = Mapping[str, Any]
+
+
+def record_of(
+    told: str, seeds: Seeds, pictures: int, measures: Sequence[Measure], params: Mapping[str, Any], evaluations: float,
+    timings: Sequence[Timing | None],
+) -> dict[str, Any]:  # fmt: skip
+    """All that a report is made of, but the images.
+
+    Args:
+        told: the rows, as `rows_json` has them.
+        pictures: so many of the first seeds are shown.
+        params: of each setting, by its name.
+        evaluations: of the network, for all images together.
+    """
+    timed = next((timing for timing in timings if timing is not None), None)
+    return {
+        **json.loads(told),
+        "seeds": asdict(seeds),
+        "pictures": pictures,
+        "execution": next(iter(params.values()))["execution"],
+        "timed_on": "" if timed is None else f"{timed.device}, batch {timed.batch_size}, {timed.threads} threads",
+        "measures": [_measure_record(measure) for measure in measures],
+        "points": plain(params),
+        "evaluations": evaluations,
+        "versions": {name: version(name) for name in ("torch", "torchmetrics", "numpy")},
+    }
+
+
+def _measure_record(measure: Measure) -> dict[str, Any]:
+    reference = measure.reference
+    return {
+        "name": measure.name,
+        "title": measure.plan.distance_name,
+        "extractor": measure.plan.digest,
+        "reference": reference.title,
+        "reference_digest": reference.digest,
+        "reference_count": reference.count,
+    }
 
 
 def commit_record(store: Store, digest: str, record: Record) -> None:

@@ -9,32 +9,32 @@ some of it to chance.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config.search import SearchSettings
 from pipeline.config.space import one_by_one
 from pipeline.data.store import Store
-from pipeline.digests import canonical, digest
-from pipeline.engine.benchmark import checkpoint_tags, point_params
+from pipeline.digests import digest
 from pipeline.engine.evaluation import evaluate
-from pipeline.engine.generation import PointResult, find_settings, generate
+from pipeline.engine.generation import PointResult, generate
 from pipeline.engine.measures import Measure
 from pipeline.engine.paces import nfe_of
 from pipeline.engine.placement import place
 from pipeline.engine.progress import say
 from pipeline.engine.proposals import propose
 from pipeline.engine.search_budget import Ledger
+from pipeline.engine.search_points import SearchPoints, ToPoint
+from pipeline.engine.search_runs import tell_trial
 from pipeline.engine.search_state import SearchState, commit_state, read_state
-from pipeline.engine.trajectories import Converged, converge, is_deterministic, reference_point
+from pipeline.engine.trajectories import Converged, converge
 from pipeline.engine.trials import Trial, correlation, front, levelled, promotions, worse_half
 from pipeline.engine.work import Actors, Point, Seeds, Setting
-from pipeline.errors import SettingsError, UserError
+from pipeline.errors import CheckpointError, SettingsError
 from pipeline.reporting import Reporter
 
 REVISION = 1  # of how a search decides
-ToPoint = Callable[[Mapping[str, Any]], Point]
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Search:
     reporter: Reporter
     actors: Actors
     progress: bool = True
-    _settings: dict[str, tuple[Point, Setting]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._placement = place(self.settings.execution, self.actors)
+        placement = place(self.settings.execution, self.actors)
+        self.points = SearchPoints(self.store, self.settings, self.to_point, placement)
         self.ledger = Ledger(self.settings)
         first = next(one_by_one(self.settings.spaces[0]))
-        _, found = self.find(first)  # a mistake that all settings share is told here
+        _, found = self.points.find(first)  # a mistake that all settings share is told here
         self.digest = digest(self._identity(found))
 
     def run(self) -> SearchState:
@@ -142,7 +142,7 @@ class Search:
             trial = by_number[number]
             price = self.ledger.price(trial, images)
             if trial.flow and trial.flow not in flows:
-                price += self._reference_price(trial)
+                price += self.points.reference_price(trial.chosen)
             if price <= left:
                 taken[number] = images
                 left -= price
@@ -162,9 +162,9 @@ class Search:
 
         def accept(chosen: dict[str, Any]) -> bool:
             try:
-                _, setting = self.find(chosen)
+                _, setting = self.points.find(chosen)
                 nfe = setting.count_nfe()
-            except UserError:  # a combination that does not go together
+            except (SettingsError, CheckpointError):  # a combination that does not go together
                 return False
             most = self.settings.max_nfe
             if setting.digest in tried | asked or (most is not None and nfe is not None and nfe > most):
@@ -183,8 +183,8 @@ class Search:
         return trials
 
     def _trial(self, number: int, params: Mapping[str, float], chosen: dict[str, Any], flows: Sequence[str]) -> Trial:
-        point, setting = self.find(chosen)
-        flow = self._flow(point)
+        point, setting = self.points.find(chosen)
+        flow = self.points.flow(chosen)
         if flow not in flows and len(set(flows)) >= self.settings.prune.references:
             flow = ""
         return Trial(number, params, chosen, point.name, setting.digest, flow, nfe_of(setting))
@@ -213,9 +213,9 @@ class Search:
             trial = trials[number]
             spent += self.ledger.price(trial, images)
             if trial.flow and trial.flow not in flows:
-                spent += self._reference_price(trial)
+                spent += self.points.reference_price(trial.chosen)
                 flows.append(trial.flow)
-        points = {number: self.find(trials[number].chosen)[0] for number in step.images}
+        points = {number: self.points.find(trials[number].chosen)[0] for number in step.images}
         compared = [n for n in step.images if trials[n].flow and trials[n].rmse is None]
         converged = self._converged([points[number] for number in compared])
         seeds = [Seeds(self.settings.first_seed, images) for images in step.images.values()]
@@ -232,7 +232,9 @@ class Search:
             )
         pruned = self._prune(trials, step)
         for number in step.images:
-            self._tell(pruned[number], found.get(pruned[number].samples))
+            trial = pruned[number]
+            result = found.get(trial.samples)
+            tell_trial(self.reporter, self.settings, self.digest, self.measures[0], trial, result)
         seconds = state.seconds + time.monotonic() - begin
         return SearchState(tuple(pruned.values()), state.steps + 1, spent, seconds, step.is_closing, tuple(flows))
 
@@ -267,35 +269,6 @@ class Search:
 
     # -- small things --------------------------------------------------------------------------------------------
 
-    def find(self, chosen: Mapping[str, Any]) -> tuple[Point, Setting]:
-        """A setting of the space, found and valid.
-
-        Raises:
-            UserError: it is none that the checkpoint can be sampled with.
-        """
-        name = canonical(chosen)
-        if name not in self._settings:
-            point = self.to_point(chosen)
-            [setting] = find_settings(self.store, [point], self.settings.execution, self._placement)
-            self._settings[name] = point, setting
-        return self._settings[name]
-
-    def _flow(self, point: Point) -> str:
-        trajectory = self.settings.metrics.trajectory
-        if trajectory is None or not is_deterministic(point.sampler):
-            return ""
-        return self._reference(point).digest
-
-    def _reference(self, point: Point) -> Setting:
-        assert self.settings.metrics.trajectory is not None
-        wanted = reference_point(point, self.settings.metrics.trajectory)
-        return find_settings(self.store, [wanted], self.settings.execution, self._placement)[0]
-
-    def _reference_price(self, trial: Trial) -> float:
-        assert self.settings.metrics.trajectory is not None
-        count = min(self.settings.metrics.trajectory.num_seeds, self.ledger.ladder[0])
-        return self.ledger.images(count) * nfe_of(self._reference(self.find(trial.chosen)[0]))
-
     def _too_small(self, state: SearchState, proposals: Sequence[Trial]) -> str:
         if not proposals:
             return "cannot be spent: no setting of the space goes with this checkpoint and `max_nfe`"
@@ -319,21 +292,6 @@ class Search:
             "measure": [measure.plan.digest, measure.reference.digest],
             **{name: getattr(settings, name) for name in names},
         }
-
-    def _tell(self, trial: Trial, result: PointResult | None) -> None:
-        """The run of a trial, which gets a number at every number of images."""
-        tags = {"kind": "search", "search": self.settings.name, "state": trial.state, "samples": trial.samples}
-        protocol = {"extractor": self.measures[0].plan.distance_name, "dataset": self.measures[0].reference.title}
-        key = digest({"search": self.digest, "samples": trial.samples})
-        about = {} if result is None else checkpoint_tags(result)
-        with self.reporter.run(key, trial.name, {**tags, **protocol, **about}) as run:
-            if result is not None:
-                run.params(point_params(result, Seeds(self.settings.first_seed, self.ledger.ladder[-1]),
-                                        self.settings.execution))  # fmt: skip
-            for images, distance in trial.distances.items():
-                run.metrics({"fd": distance}, step=images)
-            rmse = {} if trial.rmse is None else {"trajectory_rmse": trial.rmse}
-            run.metrics({"nfe": trial.nfe, "num_images": trial.images, **rmse})
 
     def _say(self, state: SearchState) -> None:
         best = front(state.trials, self.ledger.ladder)

@@ -13,7 +13,7 @@ from pipeline.engine.placement import place
 from pipeline.engine.search_budget import Ledger
 from pipeline.engine.trajectories import is_deterministic, reference_point
 from pipeline.engine.work import Actors, Point
-from pipeline.errors import UserError
+from pipeline.errors import CheckpointError, SettingsError
 
 _COUNTED = 200  # settings of the full grid whose evaluations are counted, to know those of all
 
@@ -46,7 +46,7 @@ def _counted(
     """None of a setting that cannot be sampled, or is dearer than the search may try."""
     try:
         number = nfe(chosen)
-    except UserError:
+    except (SettingsError, CheckpointError):
         return None
     return None if settings.max_nfe is not None and number > settings.max_nfe else number
 

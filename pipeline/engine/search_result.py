@@ -157,7 +157,7 @@ def finish(search: Search, state: SearchState) -> SearchResult:
         final=final,
         final_evaluations=search.ledger.final_price(finalists) if final else 0.0,
         compared=tuple(_compared(search, final.rows)) if final else (),
-        brute_force=brute_force(search.settings, lambda chosen: nfe_of(search.find(chosen)[1])),
+        brute_force=brute_force(search.settings, lambda chosen: nfe_of(search.points.find(chosen)[1])),
     )
     commit_search_record(search.store, search.digest, result.record())
     return result
@@ -166,7 +166,7 @@ def finish(search: Search, state: SearchState) -> SearchResult:
 def _final(search: Search, finalists: Sequence[Trial]) -> BenchmarkResult:
     settings = search.settings
     assert settings.final is not None
-    points = [search.find(trial.chosen)[0] for trial in finalists]
+    points = [search.points.find(trial.chosen)[0] for trial in finalists]
     seeds = Seeds(settings.final.seeds.first, settings.final.seeds.count)
     return benchmark(
         search.store, settings.name, points, seeds, search.measures, settings.execution, search.actors,

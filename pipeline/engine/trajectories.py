@@ -15,8 +15,10 @@ from pipeline.data.trajectories import commit_errors, read_errors
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.stochasticity import Deterministic
 from pipeline.engine.generation import generate
+from pipeline.engine.table import Row
 from pipeline.engine.work import Actors, Point, Seeds
-from pipeline.metrics.trajectory import FLOOR, TrajectoryError, sample_errors
+from pipeline.metrics.rank_correlation import rank_correlation
+from pipeline.metrics.trajectory import FLOOR, TrajectoryError, quantile_names, sample_errors
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,24 @@ def converge(
     results = generate(store, wanted, some, execution, actors, (), namespace, progress) if wanted else []
     digests = {result.point: result.samples_digest for result in results}
     return Converged(store, some, digests, settings, sum(some.count * result.nfe for result in results))
+
+
+def trajectory_metrics(error: TrajectoryError | None) -> dict[str, float]:
+    """As the tracker has them; none where there is no trajectory to be compared with."""
+    if error is None:
+        return {}
+    half, name = error.half_width or 0.0, "trajectory_rmse"
+    quantiles = zip(quantile_names(), error.quantiles, strict=True)
+    ends = {f"{name}_low": max(error.rmse - half, 0.0), f"{name}_high": error.rmse + half}
+    return {name: error.rmse, **ends, **{f"trajectory_{quantile}": value for quantile, value in quantiles}}
+
+
+def trajectory_notes(converged: Converged | None, rows: Sequence[Row]) -> list[str]:
+    """What the trajectory error is, and how it ranks the settings beside the distance."""
+    if converged is None:
+        return []
+    pairs = [(row.trajectory.rmse, row.distance) for row in rows if row.trajectory is not None]
+    if len(pairs) < 2:
+        return [converged.note]
+    found = rank_correlation([rmse for rmse, _ in pairs], [distance for _, distance in pairs])
+    return [f"{converged.note}\n- it ranks settings as the distance does to: {found}"]

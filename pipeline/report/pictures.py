@@ -33,20 +33,19 @@ def front_points(rows: Sequence[Row]) -> list[Point]:
 
 def front_figure(record: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
     title = first_title(record)
-    drawn = [
-        quality_against_cost(front_points(rows), y_label=f"{title} (less is better)", dark=dark)
-        for dark in (False, True)
-    ]
+    y_label = f"{title} (less is better)"
+    light, dark = (quality_against_cost(front_points(rows), y_label=y_label, dark=dark) for dark in (False, True))
     best = sorted((row for row in rows if row["pareto"]), key=lambda row: float(row["nfe"]))
     told = "; ".join(f"{row['name']}: NFE {row['nfe']:g}, {distance(row)}" for row in best)
-    return Figure("quality_against_nfe", *drawn, f"{title} against NFE. On the front: {told}.")
+    return Figure("quality_against_nfe", light, dark, f"{title} against NFE. On the front: {told}.")
 
 
 def tried_figure(search: Mapping[str, Any]) -> Figure:
     marks = [Point(**mark) for mark in search["marks"]]
     y_label = f"{search['distance']} (less is better)"
-    drawn = [quality_against_cost(marks, y_label=y_label, lines=False, dark=dark) for dark in (False, True)]
-    return Figure("search", *drawn, f"All {len(marks)} settings that the search measured, at the level of few images.")
+    light, dark = (quality_against_cost(marks, y_label=y_label, lines=False, dark=dark) for dark in (False, True))
+    words = f"All {len(marks)} settings that the search measured, at the level of few images."
+    return Figure("search", light, dark, words)
 
 
 def strip(store: Store, record: Mapping[str, Any], row: Row) -> Strip | None:

@@ -109,7 +109,7 @@ def _draw_series(axes: "Axes", series: str, points: list[Point], number: int, is
     x, y = [p.cost for p in points], [p.distance for p in points]
     below = [max(p.distance - p.low, 0.0) if p.low is not None else 0.0 for p in points]
     above = [max(p.high - p.distance, 0.0) if p.high is not None else 0.0 for p in points]
-    style = {"color": colour, "marker": marker, "ls": "-" if is_line else "none"}
+    style: dict[str, Any] = {"color": colour, "marker": marker, "ls": "-" if is_line else "none"}
     axes.errorbar(x, y, yerr=[below, above] if any(below) or any(above) else None, **style,
                   markersize=6, lw=1.8, capsize=2.5, elinewidth=1, label=series, zorder=3)  # fmt: skip
     for point in points:

@@ -1,5 +1,6 @@
 """A search on a network whose quality is known in closed form, in this process."""
 
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +114,17 @@ def distances_of_the_grid(search: Search, images: int) -> list[tuple[float, floa
     return [(result.nfe, one.distance) for result, one in zip(results, found, strict=True)]
 
 
+def beaten(points: list[tuple[float, float]], among: list[tuple[float, float]]) -> float:
+    """The hypervolume that points beat: the area, in the logarithms of both, up to the worst of some."""
+    worst = [max(column) for column in zip(*among, strict=True)]
+    area, lowest = 0.0, math.log(worst[1])
+    for nfe, distance in sorted(points):
+        if nfe <= worst[0] and math.log(distance) < lowest:
+            area += math.log(worst[0] / nfe) * (lowest - math.log(distance))
+            lowest = math.log(distance)
+    return area
+
+
 def test_it_finds_the_front_of_the_full_grid_for_a_fraction_of_its_evaluations(
     toy: Toy, result: SearchResult, fresh: Toy
 ) -> None:
@@ -120,11 +132,10 @@ def test_it_finds_the_front_of_the_full_grid_for_a_fraction_of_its_evaluations(
     grid = distances_of_the_grid(fresh.search(), 400)
     assert result.brute_force.evaluations == sum(400 * nfe for nfe, _ in grid)
     assert result.spent < 0.25 * result.brute_force.evaluations
-    level = {trial.nfe: trial.distances[400] for trial in result.front if 400 in trial.distances}
-    assert len(level) >= 4  # as many as the final stage takes
-    for nfe, distance in level.items():  # as good, to a tenth, as the best of the grid that costs no more
-        assert distance <= 1.1 * min(other for cost, other in grid if cost <= nfe)
-    assert min(level.values()) <= 1.05 * min(distance for _, distance in grid)
+    found = [(trial.nfe, trial.distances[400]) for trial in result.front if 400 in trial.distances]
+    assert len(found) >= 4  # as many as the final stage takes
+    assert beaten(found, grid) >= 0.97 * beaten(grid, grid)
+    assert min(distance for _, distance in found) <= 1.05 * min(distance for _, distance in grid)
 
 
 def test_the_budget_is_kept_to_the_last_image(toy: Toy, result: SearchResult) -> None:
@@ -208,7 +219,7 @@ def test_a_small_space_is_tried_out_and_then_the_search_ends(fresh: Toy) -> None
 
 def test_a_budget_of_minutes_ends_a_search_too(fresh: Toy) -> None:
     result = fresh.run(budget={"minutes": 0.02}, final=None, images=[100])
-    assert 1 <= result.state.steps
+    assert result.state.steps >= 1
     assert result.state.seconds < 4 * 0.02 * 60
 
 

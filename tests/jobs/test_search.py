@@ -57,7 +57,7 @@ def attempt(root: Path, *arguments: str) -> int:
     [
         ("checkpoint.training=nobody", "nobody: no such training"),
         ("budget.nfe=-1", "budget.nfe: input should be greater than 0 (got -1)"),
-        ("space={sampler.solver: [{kind: hoin}]}", "did you mean 'heun'"),
+        ("space={sampler.solver: [{kind: huen}]}", "did you mean 'heun'"),
         ("space={sampler.timesteps.num_steps: {low: 4, hihg: 9}}", "a range has no hihg"),
         ("metrics.dataset=nothing", "nothing"),
         ("final.seeds.first=150", "overlap those of the search"),
