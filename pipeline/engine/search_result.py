@@ -40,6 +40,7 @@ class SearchResult:
         final_evaluations: that it took.
         compared: the finalists, in pairs with the best.
         brute_force: what trying everything would have taken.
+        num_features: of the extractor.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SearchResult:
     final_evaluations: float
     compared: tuple[Compared, ...]
     brute_force: BruteForce
+    num_features: int
 
     @property
     def front(self) -> list[Trial]:
@@ -73,6 +75,7 @@ class SearchResult:
             f"full grid of {self.brute_force.settings:,} settings at {self.ladder[-1]:,} images would take "
             f"{self.brute_force.evaluations:,.0f} ({share:.1%})",
             *self._correlation(),
+            *self._too_few(),
         ]
 
     def table(self) -> str:
@@ -121,6 +124,15 @@ class SearchResult:
             return []
         return [f"the distance to converged trajectories ranks settings as {self.title} does to: {found[1]}"]
 
+    def _too_few(self) -> list[str]:
+        few = [f"{images:,}" for images in self.ladder if images <= self.num_features]
+        if not few:
+            return []
+        return [
+            f"{' and '.join(few)} images are no more than the {self.num_features:,} features: such distances have no "
+            "interval and rank settings less surely than those of more images"
+        ]
+
     def _pairs(self) -> str:
         names = [f"{one.name} less {one.best}" for one in self.compared]
         cells = [with_interval(one.difference.value, one.difference.half_width) for one in self.compared]
@@ -158,6 +170,7 @@ def finish(search: Search, state: SearchState) -> SearchResult:
         final_evaluations=search.ledger.final_price(finalists) if final else 0.0,
         compared=tuple(_compared(search, final.rows)) if final else (),
         brute_force=brute_force(search.settings, lambda chosen: nfe_of(search.points.find(chosen)[1])),
+        num_features=search.measures[0].reference.gaussian.num_features,
     )
     commit_search_record(search.store, search.digest, result.record())
     return result
