@@ -12,6 +12,7 @@ from jobs.context import engine_actors, measures_of, open_store, point_of, track
 from jobs.report import report_folder, write_report
 from pipeline.config.search import SearchJob, SearchSettings
 from pipeline.config.space import one_by_one
+from pipeline.data.dataset import Dataset
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.digests import digest
@@ -50,8 +51,10 @@ def check(store: Store, settings: SearchSettings) -> list[Point]:
     """The first setting of the space, as an example.
 
     Raises:
-        UserError: the checkpoint is not there, or the setting does not go with it.
+        UserError: the checkpoint or a data set is not there, or the setting does not go with it.
     """
+    for dataset in filter(None, (settings.metrics.dataset, settings.metrics.classifier_dataset)):
+        Dataset.open(store, dataset)
     points = [point_maker(settings)(next(one_by_one(settings.spaces[0])))]
     find_settings(store, points, settings.execution, place(settings.execution, engine_actors(settings)))
     return points
