@@ -44,12 +44,10 @@ class Step:
     Args:
         proposals: trials that are new.
         images: how many each trial is brought to, by its number.
-        is_closing: the last steps have begun.
     """
 
     proposals: tuple[Trial, ...]
     images: Mapping[int, int]
-    is_closing: bool
 
 
 @dataclass
@@ -104,27 +102,25 @@ class Search:
         Raises:
             SettingsError: the budget is too small for anything.
         """
-        if not state.is_closing:
-            proposals = self._propose(state)
-            left = self.ledger.left(state) - self.ledger.reserve(state, proposals)
-            may_prune = bool(proposals) and self.may_prune(state)
-            new = {trial.number: self._first_images(trial, may_prune) for trial in proposals}
-            wanted = {**self._promoted(state), **new}
-            images = self._affordable([*state.trials, *proposals], wanted, left, state)
-            taken = tuple(trial for trial in proposals if trial.number in images)
-            if taken:
-                return Step(taken, images, is_closing=False)
-            if not state.trials:
-                raise SettingsError("budget", self._too_small(state, proposals))
+        proposals = self._propose(state)
+        left = self.ledger.left(state) - self.ledger.reserve(state, proposals)
+        may_prune = bool(proposals) and self.may_prune(state)
+        new = {trial.number: self._first_images(trial, may_prune) for trial in proposals}
+        images = self._affordable([*state.trials, *proposals], {**self._promoted(state), **new}, left, state)
+        taken = tuple(trial for trial in proposals if trial.number in images)
+        if taken:
+            return Step(taken, images)
+        if not state.trials:
+            raise SettingsError("budget", self._too_small(state, proposals))
         return self._closing(state)
 
     def _closing(self, state: SearchState) -> Step | None:
         """Brings the front to all images, as far as that and its measurement on fresh seeds can be paid for."""
         best = front(state.trials, self.ledger.ladder, self.ledger.most)
         wanted = {trial.number: self.ledger.ladder[-1] for trial in best if trial.images < self.ledger.ladder[-1]}
-        left = self.ledger.left(state) - self.ledger.final_price(best)
+        left = self.ledger.left(state) - self.ledger.final_price(best, state)
         images = self._affordable(state.trials, wanted, left, state)
-        return Step((), images, is_closing=True) if images else None
+        return Step((), images) if images else None
 
     def _promoted(self, state: SearchState) -> dict[int, int]:
         """Who goes on: those that passed the comparison with their converged trajectories, and the best at each number
@@ -236,7 +232,7 @@ class Search:
             result = found.get(trial.samples)
             tell_trial(self.reporter, self.settings, self.digest, self.measures[0], trial, result)
         seconds = state.seconds + time.monotonic() - begin
-        return SearchState(tuple(pruned.values()), state.steps + 1, spent, seconds, step.is_closing, tuple(flows))
+        return SearchState(tuple(pruned.values()), state.steps + 1, spent, seconds, tuple(flows), state.finalists)
 
     def _measured(self, trial: Trial, images: int, result: PointResult | None, converged: Converged | None) -> Trial:
         if result is None:

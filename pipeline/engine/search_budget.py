@@ -30,12 +30,15 @@ class Ledger:
         """Of bringing a trial to so many images."""
         return max(self.images(images) - self.images(trial.made), 0) * trial.nfe
 
-    def final_price(self, trials: Sequence[Trial]) -> float:
-        """Of measuring them on fresh seeds."""
-        if self.settings.final is None:
-            return 0.0
-        seeds = self.settings.final.seeds
-        return self.images(seeds.count, seeds.first) * sum(trial.nfe for trial in trials)
+    def final_price(self, trials: Sequence[Trial], state: SearchState) -> float:
+        """Of measuring them on fresh seeds, but those that were."""
+        return self.fresh_images * sum(trial.nfe for trial in trials if trial.number not in state.finalists)
+
+    @property
+    def fresh_images(self) -> int:
+        """Of each finalist, on fresh seeds."""
+        final = self.settings.final
+        return 0 if final is None else self.images(final.seeds.count, final.seeds.first)
 
     def left(self, state: SearchState) -> float:
         """Evaluations that may still be spent, by both limits; those of time by the pace so far."""
@@ -51,11 +54,11 @@ class Ledger:
         most = self.most
         best = front(state.trials, self.ladder, most)
         if best:
-            return sum(self.price(trial, self.ladder[-1]) for trial in best) + self.final_price(best)
+            return sum(self.price(trial, self.ladder[-1]) for trial in best) + self.final_price(best, state)
         typical = sum(trial.nfe for trial in proposals) / max(len(proposals), 1)
-        last = 0 if self.settings.final is None else self.images(*self._final_seeds)
         left = self.left(state)
-        return min(most * typical * (self.images(self.ladder[-1]) + last), left / 2 if math.isfinite(left) else 0.0)
+        end = most * typical * (self.images(self.ladder[-1]) + self.fresh_images)
+        return min(end, left / 2 if math.isfinite(left) else 0.0)
 
     @property
     def most(self) -> int:
@@ -67,11 +70,6 @@ class Ledger:
         left = self.left(state)
         for most in range(self.most, 0, -1):
             best = front(state.trials, self.ladder, most)
-            if self.final_price(best) <= left:
+            if self.final_price(best, state) <= left:
                 return best
         return []
-
-    @property
-    def _final_seeds(self) -> tuple[int, int]:
-        assert self.settings.final is not None
-        return self.settings.final.seeds.count, self.settings.final.seeds.first

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.engine.benchmark import BenchmarkResult, benchmark
@@ -11,7 +11,7 @@ from pipeline.engine.paces import nfe_of
 from pipeline.engine.paired_difference import Difference, paired_difference
 from pipeline.engine.search import Search
 from pipeline.engine.search_plan import BruteForce, brute_force
-from pipeline.engine.search_state import SearchState
+from pipeline.engine.search_state import SearchState, commit_state, read_state
 from pipeline.engine.table import Column, Row, markdown, with_interval
 from pipeline.engine.trials import Trial, correlation, front, levelled
 from pipeline.engine.work import Seeds
@@ -37,7 +37,7 @@ class SearchResult:
         state: all trials, and what they took.
         ladder: numbers of images that trials were measured with.
         final: the front on fresh seeds, if there was anything left for it.
-        final_evaluations: that it took.
+        final_evaluations: of the network, on fresh seeds, with those of earlier fronts.
         compared: the finalists, in pairs with the best.
         brute_force: what trying everything would have taken.
         num_features: of the extractor.
@@ -61,7 +61,7 @@ class SearchResult:
     @property
     def spent(self) -> float:
         """Evaluations, those of the final stage among them."""
-        return self.state.spent + self.final_evaluations
+        return self.state.spent
 
     def summary(self) -> list[str]:
         """What was spent and why it may be trusted, in lines."""
@@ -160,6 +160,7 @@ def finish(search: Search, state: SearchState) -> SearchResult:
     """
     finalists = search.ledger.finalists(state) if search.settings.final is not None else []
     final = _final(search, finalists) if finalists else None
+    state = _with_finalists(search, state, finalists)
     result = SearchResult(
         name=search.settings.name,
         digest=search.digest,
@@ -167,13 +168,27 @@ def finish(search: Search, state: SearchState) -> SearchResult:
         state=state,
         ladder=tuple(search.settings.images),
         final=final,
-        final_evaluations=search.ledger.final_price(finalists) if final else 0.0,
+        final_evaluations=sum(trial.nfe for trial in state.trials if trial.number in state.finalists)
+        * search.ledger.fresh_images,
         compared=tuple(_compared(search, final.rows)) if final else (),
         brute_force=brute_force(search.settings, lambda chosen: nfe_of(search.points.find(chosen)[1])),
         num_features=search.measures[0].reference.gaussian.num_features,
     )
     commit_search_record(search.store, search.digest, result.record())
     return result
+
+
+def _with_finalists(search: Search, state: SearchState, finalists: Sequence[Trial]) -> SearchState:
+    """The state in which they are paid for; kept in the place of the last step's."""
+    price = search.ledger.final_price(finalists, state)
+    numbers = tuple(sorted({*state.finalists, *(trial.number for trial in finalists)}))
+    if numbers == state.finalists:
+        return state
+    commit_state(
+        search.store, search.digest, replace(state, spent=state.spent + price, finalists=numbers),
+        {"name": search.settings.name},
+    )  # fmt: skip
+    return read_state(search.store, search.digest)
 
 
 def _final(search: Search, finalists: Sequence[Trial]) -> BenchmarkResult:

@@ -24,20 +24,20 @@ class SearchState:
         steps: that were done.
         spent: network evaluations, as if nothing had been in the store.
         seconds: that all runs took together.
-        is_closing: nothing new is proposed any more; the front is measured with all images.
         references: the flows whose converged trajectories were paid for.
+        finalists: the numbers of the trials that were measured on fresh seeds.
     """
 
     trials: tuple[Trial, ...] = ()
     steps: int = 0
     spent: float = 0.0
     seconds: float = 0.0
-    is_closing: bool = False
     references: tuple[str, ...] = ()
+    finalists: tuple[int, ...] = ()
 
 
 def commit_state(store: Store, digest: str, state: SearchState, about: Mapping[str, Any]) -> None:
-    """Keeps the state after a step; earlier ones stay."""
+    """Keeps the state after a step; those of earlier steps stay."""
     store.commit(f"{ROOT}/{digest}/step-{state.steps:06d}", {}, {"state": asdict(state), "about": dict(about)})
 
 
@@ -51,5 +51,6 @@ def read_state(store: Store, digest: str) -> SearchState:
         except StoreError:  # damaged: the one before it will do
             continue
         trials = tuple(map(Trial.from_json, content["trials"]))
-        return SearchState(**{**content, "trials": trials, "references": tuple(content["references"])})
+        lists = {name: tuple(content[name]) for name in ("references", "finalists")}
+        return SearchState(**{**content, "trials": trials, **lists})
     return SearchState()
