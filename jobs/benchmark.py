@@ -18,11 +18,11 @@ from jobs.context import (
     tracked,
 )
 from jobs.cost import cost_without_checkpoint
+from jobs.report import report_folder, write_report
 from pipeline.config.published import Published
 from pipeline.config.settings import BenchmarkJob, BenchmarkSettings, Job
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
-from pipeline.digests import digest
 from pipeline.engine.benchmark import BenchmarkResult, benchmark
 from pipeline.engine.session import session
 from pipeline.engine.table import Row
@@ -39,7 +39,7 @@ def main(settings: BenchmarkJob) -> None:
     with tracked(settings) as reporter:
         with session():
             result = run_benchmark(store, settings, reporter)
-        tell(result, settings, settings.out, reporter, settings.published)
+        tell(store, result, settings, settings.out, reporter, settings.published)
 
 
 def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter) -> BenchmarkResult:
@@ -49,7 +49,7 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
     result = benchmark(
         store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
         engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
-        keep=settings.keep, baseline=settings.baseline,
+        keep=settings.keep, trajectory=settings.metrics.trajectory, baseline=settings.baseline,
     )  # fmt: skip
     if settings.published is None:
         return result
@@ -57,18 +57,18 @@ def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter)
 
 
 def tell(
-    result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowReporter, published: Published | None = None
-) -> None:
-    """Table, figure and picture: printed, logged as a run of the benchmark's own, and written to a folder."""
+    store: Store, result: BenchmarkResult, job: Job, out: str | None, reporter: MlflowReporter,
+    published: Published | None = None,
+) -> None:  # fmt: skip
+    """Table, figure, picture and report: printed, logged as a run of the benchmark's own, and written to a folder."""
     title = next(iter(result.titles.values()))
     marks = [
         Mark(row.solver, row.nfe, row.distance, _steps(row), *row.interval, best=row.pareto) for row in result.rows
     ]
+    report = write_report(store, result.digest, report_folder(job.store, out, result.name))
     figure = quality_against_cost(marks, f"{result.name}: quality against NFE", y_label=f"{title} (less is better)")
-    # Other images or another protocol under the same name are another run: what was told before stays.
-    key = digest({"benchmark": result.name, "rows": [[row.samples_digest, row.protocol] for row in result.rows]})
     tags = {"kind": "benchmark", "benchmark": result.name, **(published.tags() if published else {})}
-    with reporter.run(key, result.name, tags) as run:
+    with reporter.run(result.digest, result.name, tags) as run:
         run.text(cli.resolved_yaml(job), "settings.yaml")
         run.text(result.table(), "table.md")
         run.text(result.to_csv(), "table.csv")
@@ -76,6 +76,7 @@ def tell(
         if result.classes:
             run.text(result.classes_csv(), "per_class.csv")
         run.text(result.comparisons(), "comparisons.md")
+        run.text(report.read_text(encoding="utf-8"), "report.html")
         run.image("quality_against_nfe", pixels(figure))
         run.image("comparison", result.picture)
     if out:
@@ -92,6 +93,7 @@ def tell(
         (folder / "settings.yaml").write_text(cli.resolved_yaml(job), encoding="utf-8")
     print(f"\n{result.table()}\n\n{result.comparisons()}\n")
     print(f"{result.generated:,} images were generated; all others were in the store.")
+    print(f"Report: {report}")
     if out:
         print(f"Table, figure and picture: {out}")
     reporter.flush()

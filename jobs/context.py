@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.config.search import SearchSettings
 from pipeline.config.settings import (
     BenchmarkSettings,
     EvaluateJob,
@@ -68,7 +69,7 @@ def checked_points(store: Store, settings: GenerateSettings) -> list[Point]:
 
 
 def measures_of(
-    store: Store, settings: GenerateSettings, metrics: MetricSettings, points: list[Point]
+    store: Store, settings: GenerateSettings | SearchSettings, metrics: MetricSettings, points: list[Point]
 ) -> tuple[Measure, ...]:
     """What to measure; where the settings name no data set, the one that the checkpoints were trained on."""
     check_reference(store, metrics, points)
@@ -80,7 +81,7 @@ def engine_seeds(settings: SeedSettings) -> Seeds:
     return Seeds(settings.first, settings.count)
 
 
-def engine_actors(settings: GenerateSettings | OptimizeGridJob) -> Actors:
+def engine_actors(settings: GenerateSettings | OptimizeGridJob | SearchSettings) -> Actors:
     return Actors(num_actors=settings.actors.num_actors)
 
 

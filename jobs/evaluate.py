@@ -39,7 +39,7 @@ def main(settings: EvaluateJob) -> None:
         results = [
             benchmark(
                 store, settings.name, points, part, measures, settings.execution, engine_actors(settings), reporter,
-                namespace=namespace(settings), keep=settings.keep,
+                namespace=namespace(settings), keep=settings.keep, trajectory=settings.metrics.trajectory,
             )
             for part in ranges(seeds, settings.ranges)
         ]  # fmt: skip

@@ -23,7 +23,7 @@ def main(settings: StudyJob) -> None:
             trained = run_training(store, settings.train, reporter)
             print(f"trained {trained.training}: {trained.num_images:,} images seen")
             result = run_benchmark(store, of_training(settings, trained.training), reporter)
-        tell(result, settings, settings.out, reporter, settings.benchmark.published)
+        tell(store, result, settings, settings.out, reporter, settings.benchmark.published)
 
 
 def of_training(settings: StudyJob, training: str) -> BenchmarkSettings:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from pipeline.config.load import field_types
+from pipeline.config.search import SearchJob
 from pipeline.config.settings import (
     BenchmarkJob,
     CompareJob,
@@ -22,6 +23,7 @@ from pipeline.config.settings import (
     OptimizeGridJob,
     PrepareJob,
     PruneJob,
+    ReportJob,
     StudyJob,
     TrainJob,
 )
@@ -68,7 +70,7 @@ there. Where the parts come from and what they cost: [catalogue.md](catalogue.md
 """
 JOBS: tuple[type[Job], ...] = (
     PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, CompareJob, StudyJob, ImportCheckpointJob,
-    ExportCheckpointJob, OptimizeGridJob, SuggestJob, PruneJob,
+    ExportCheckpointJob, OptimizeGridJob, SuggestJob, SearchJob, ReportJob, PruneJob,
 )  # fmt: skip
 
 

@@ -17,9 +17,9 @@ from pipeline.diffusion.guidance import Guidance, Unguided
 from pipeline.diffusion.labels import Balanced, Labels
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.schedules import Linear, Scaling, Schedule, Unscaled
-from pipeline.diffusion.solvers import Heun, Solver
+from pipeline.diffusion.solvers import DormandPrince, Heun, Solver
 from pipeline.diffusion.stochasticity import Deterministic, Stochasticity
-from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, Timesteps
+from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, FixedTimesteps, Timesteps
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import ExtractorSettings
 from pipeline.metrics.published_protocols import LEGACY, PROTOCOLS, UNLIKE
@@ -249,6 +249,27 @@ class GenerateJob(Job, GenerateSettings):
 Keep = Literal["images", "features", "moments"]
 
 
+class TrajectorySettings(Frozen):
+    """The cheap metric: the distance of each sample to the converged answer of its own seed. Only settings that add no
+    noise have one.
+
+    Args:
+        num_seeds: so many of the first seeds are compared.
+        timesteps: of the solver that makes the converged answers; their first and last level, too.
+        solver: a deterministic one of high order.
+    """
+
+    num_seeds: int = Field(default=500, ge=2)
+    timesteps: Annotated[FixedTimesteps, Field(discriminator="kind")] = EDMSteps(num_steps=24)
+    solver: Annotated[Solver, Field(discriminator="kind"), NestedKinds()] = DormandPrince()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.solver.stochastic:
+            raise ValueError(f"solver: must be deterministic, or nothing converges (got {self.solver.kind})")
+        return self
+
+
 class MetricSettings(Frozen):
     """What images are measured with, and against what.
 
@@ -260,6 +281,7 @@ class MetricSettings(Frozen):
         scores: what is told beside the distances. Each is taken of the first extractor that has what it needs.
         protocol: of a publication, to be followed: `edm` (Inception without antialiasing, 50,000 images, the training
             set). `legacy`: numbers of unlike protocols may stand side by side, marked as such.
+        trajectory: measure the distance to each sample's own converged trajectory too. Empty: not.
     """
 
     protocol: str | None = None
@@ -267,6 +289,7 @@ class MetricSettings(Frozen):
     dataset: str | None = None
     reference_npz: str | None = None
     classifier_dataset: str | None = None
+    trajectory: TrajectorySettings | None = None
     scores: list[Annotated[Score, Field(discriminator="kind")]] = Field(default_factory=list)
 
     @model_validator(mode="before")
@@ -422,6 +445,18 @@ class OptimizeGridJob(Job, PointSettings):
             if not 1 <= number <= most:
                 raise ValueError(f"num_steps: must be between 1 and the fine grid's {most} (got {number})")
         return self
+
+
+class ReportJob(Job):
+    """`jobs.report`: the page of a benchmark or a search, made again of what the store has.
+
+    Args:
+        name: of the benchmark or the search, or its digest; of several of one name it is the newest.
+        out: a folder for the page and its figures.
+    """
+
+    name: str = Field(min_length=1)
+    out: str
 
 
 class PruneJob(Job):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.settings import Keep, TimingSettings
+from pipeline.config.settings import Keep, TimingSettings, TrajectorySettings
 from pipeline.data.pictures import comparison_picture, image_grid
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
@@ -16,21 +16,25 @@ from pipeline.diffusion.guidance import Guidance, Unguided
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.timesteps import steps_of
 from pipeline.digests import digest
+from pipeline.engine.benchmark_record import commit_record, record_of
 from pipeline.engine.comparison import Compared, against, comparison_json, comparison_table
 from pipeline.engine.evaluation import Evaluation, check_shape, evaluate
-from pipeline.engine.generation import PointResult, Seeds, generate
+from pipeline.engine.generation import PointResult, Seeds, find_settings, generate
 from pipeline.engine.measures import Measure
 from pipeline.engine.pareto import pareto_front
+from pipeline.engine.placement import place
 from pipeline.engine.retention import retain
 from pipeline.engine.score_checks import check_scores
 from pipeline.engine.score_telling import ScoreTeller
 from pipeline.engine.scoring import Heading, headings, kept_names
 from pipeline.engine.table import Row, benchmark_table, by_cost, classes_csv, rows_csv, rows_json
 from pipeline.engine.timing import Timing, time_points
+from pipeline.engine.trajectories import Converged, converge, trajectory_metrics, trajectory_notes
 from pipeline.engine.work import Actors, Point
 from pipeline.errors import SettingsError
 from pipeline.metrics.protocol import FID, EvaluationProtocol
 from pipeline.metrics.scores import ClassRow
+from pipeline.metrics.trajectory import TrajectoryError
 from pipeline.reporting import Reporter, Run
 from pipeline.training.snapshot import Snapshot, find_snapshot
 
@@ -94,17 +98,23 @@ class BenchmarkResult:
         """A line for every setting and class; an empty text where no score goes by class."""
         return classes_csv(self.classes)
 
+    @property
+    def digest(self) -> str:
+        """Names the benchmark and its record: other images or another protocol under the same name are another one."""
+        return digest({"benchmark": self.name, "rows": [[row.samples_digest, row.protocol] for row in self.rows]})
+
 
 def benchmark(
     store: Store, name: str, points: Sequence[Point], seeds: Seeds, measures: Sequence[Measure], execution: Execution,
     actors: Actors, reporter: Reporter, timing: TimingSettings | None = None, picture_seeds: int = 16,
-    namespace: str = "", progress: bool = True, keep: Keep = "images", baseline: str | None = None,
+    namespace: str = "", progress: bool = True, keep: Keep = "images", trajectory: TrajectorySettings | None = None,
+    baseline: str | None = None,
 ) -> BenchmarkResult:  # fmt: skip
     """Generates, evaluates and times every point, and reports each as one run as soon as it is known.
 
     What is in the store already is not computed again, so a benchmark that was interrupted goes on where it was, and
-    one that is repeated gives the same numbers. It keeps nothing of its own there: it is a view on samples, features,
-    references and timings.
+    one that is repeated gives the same numbers. All that it keeps of its own there is what it told: it is a view on
+    samples, features, references and timings.
 
     Args:
         name: of the benchmark: a tag, and part of what makes a run the same run.
@@ -116,17 +126,23 @@ def benchmark(
         namespace: samples are kept apart from those of other namespaces.
         keep: what stays of the samples when all is told.
         baseline: the setting that the others are compared with; the best one by default.
+        trajectory: how to measure the distance to each sample's own converged trajectory; without, it is not.
 
     Raises:
         UserError: something asked for cannot be done; said before anything is generated, wherever that is possible.
     """
     _check(store, points, measures, baseline)
     check_scores(store, points, measures, seeds)
-    pictures = min(picture_seeds, seeds.count)
-    teller = _Teller(store, name, seeds, measures, execution, reporter, pictures, keep == "moments")
+    pictures, needed = min(picture_seeds, seeds.count), 0
+    converged = None
+    if trajectory is not None:
+        found = find_settings(store, points, execution, place(execution, actors), namespace)
+        converged = converge(store, points, trajectory, seeds, execution, actors, namespace, progress)
+        needed = converged.images_needed(points, [setting.digest for setting in found])
+    teller = _Teller(store, name, seeds, measures, execution, reporter, pictures, keep == "moments", converged)
     plans = [replace(measure.plan, beside=kept_names(measure, seeds)) for measure in measures]
     results = generate(
-        store, points, seeds, execution, actors, plans, namespace, progress, teller.tell, pictures=pictures
+        store, points, seeds, execution, actors, plans, namespace, progress, teller.tell, pictures=max(pictures, needed)
     )
     timings: list[Timing] | list[None] = [None] * len(points)
     if timing is not None:
@@ -136,13 +152,17 @@ def benchmark(
     for row, result, measured in zip(rows, results, timings, strict=True):
         teller.tell_cost(row, result, measured)
     retain(store, [result.samples_digest for result in results], keep, seeds.first, MOST_PICTURES)
-    return BenchmarkResult(
+    told = BenchmarkResult(
         name=name,
         rows=tuple(by_cost(rows)),
         titles={measure.name: measure.plan.distance_name for measure in measures},
         headings=tuple(heading for measure in measures for heading in headings(measure)),
         classes=teller.scores.classes,
-        notes=(*(measure.note for measure in measures if measure.note), *licence_notes(results)),
+        notes=(
+            *(measure.note for measure in measures if measure.note),
+            *trajectory_notes(converged, rows),
+            *licence_notes(results),
+        ),
         picture=teller.comparison(rows),
         generated=sum(result.generated for result in results),
         link=reporter.link({"kind": "sampler", "benchmark": name}),
@@ -151,6 +171,11 @@ def benchmark(
         compared=compared,
         baseline_named=baseline is not None,
     )
+    params = {result.point.name: point_params(result, seeds, execution) for result in results}
+    evaluations = seeds.count * sum(result.nfe for result in results)
+    record = record_of(told.to_json(), seeds, pictures, measures, params, evaluations, timings)
+    commit_record(store, told.digest, {"name": name, **record})
+    return told
 
 
 @dataclass
@@ -165,7 +190,9 @@ class _Teller:
     reporter: Reporter
     picture_seeds: int
     keep_moments: bool = False
+    converged: Converged | None = None
     evaluations: dict[str, tuple[Evaluation, ...]] = field(default_factory=dict)
+    trajectories: dict[str, TrajectoryError | None] = field(default_factory=dict)
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -179,9 +206,12 @@ class _Teller:
         )
         images = read_samples(self.store, result.samples_digest, self.seeds.first, self.picture_seeds).images
         self.evaluations[result.point.name], self.images[result.point.name] = found, images
+        if self.converged is not None:
+            self.trajectories[result.point.name] = self.converged.error_of(result.point, result.samples_digest)
         with self._run(result) as run:
             run.params(point_params(result, self.seeds, self.execution))
             run.metrics(self._metrics(result, found), step=round(result.nfe))
+            run.metrics(trajectory_metrics(self.trajectories.get(result.point.name)), step=round(result.nfe))
             run.image("samples", image_grid(images, GRID_COLUMNS))
             self.scores.tell(result, run)
 
@@ -269,6 +299,7 @@ class _Teller:
             guide="" if result.guide is None else result.guide.title,
             protocols={name: evaluation.protocol.sentence() for name, evaluation in found.items()},
             scores=self.scores.values[result.point.name],
+            trajectory=self.trajectories.get(result.point.name),
         )
 
 

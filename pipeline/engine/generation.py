@@ -33,14 +33,15 @@ __all__ = ["Actors", "ExtractorPlan", "Point", "PointResult", "Seeds", "find_set
 
 
 def generate(
-    store: Store, points: Sequence[Point], seeds: Seeds, execution: Execution, actors: Actors,
+    store: Store, points: Sequence[Point], seeds: Seeds | Sequence[Seeds], execution: Execution, actors: Actors,
     extractors: Sequence[ExtractorPlan] = (), namespace: str = "", progress: bool = True,
     on_point: OnPoint | None = None, image_format: ImageFormat = "png", pictures: int | None = None,
+    partly: bool = False,
 ) -> list[PointResult]:  # fmt: skip
     """Makes sure that the samples of all points, and their features, are in the store.
 
     Args:
-        seeds: which images; chunks are always whole, so some more may be computed.
+        seeds: which images, of all points or of each; chunks are always whole, so some more may be computed.
         extractors: features of these are kept beside the images.
         namespace: keeps the samples apart from those of other runs.
         progress: show a bar.
@@ -49,6 +50,7 @@ def generate(
         image_format: how images are kept; it is not part of what they are.
         pictures: of so many of the first seeds the images must be there, of all by default; of the others it is enough
             that their features are, where images were given up to free space.
+        partly: points that fail are left out of the results, as long as others do not.
 
     Returns:
         One result a point, in their order.
@@ -61,14 +63,14 @@ def generate(
     settings = find_settings(store, points, execution, placement, namespace)
     store.check_writable()
     with _telling(on_point, beside=actors.num_actors != 0) as (tell, check):
-        run = Run(points, settings, seeds, tell)
+        run = Run(points, settings, [seeds] * len(points) if isinstance(seeds, Seeds) else seeds, tell)
         run.take_stock(store, extractors, pictures)
         if run.tasks:
             _check_weights(store, run.tasks)
             memory = actors.denoiser_memory_gb
             work = WorkerSettings(store, execution, placement.device, placement.family, image_format, memory)
             _compute(run, work, extractors, actors, progress, placement.name, check)
-    return run.results()
+    return run.results(partly)
 
 
 @contextmanager

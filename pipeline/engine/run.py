@@ -45,15 +45,21 @@ class Run:
     Args:
         points: what is asked for.
         settings: of the points, in the same order.
-        seeds: of all of them.
+        seeds: of the points, in the same order; of points that are one setting they are the same.
         on_point: told of each point when it is complete.
+
+    Raises:
+        ValueError: one setting is asked for with different seeds.
     """
 
     def __init__(
-        self, points: Sequence[Point], settings: Sequence[Setting], seeds: Seeds, on_point: OnPoint | None
+        self, points: Sequence[Point], settings: Sequence[Setting], seeds: Sequence[Seeds], on_point: OnPoint | None
     ) -> None:
         self._points = list(zip(points, settings, strict=True))
-        self._seeds = seeds
+        self._seeds: dict[str, Seeds] = {}
+        for setting, asked in zip(settings, seeds, strict=True):
+            if self._seeds.setdefault(setting.digest, asked) != asked:
+                raise ValueError(f"seeds: {setting.name} is asked for with different ones in one run")
         self._on_point = on_point
         self._progress: dict[str, Progress] = {}
         self._generated: dict[str, int] = {}
@@ -64,7 +70,8 @@ class Run:
         """Finds what is there; points that are complete are told of at once."""
         for _, setting in self._points:
             if setting.digest not in self._progress:
-                asked = (self._seeds.first, self._seeds.count)
+                seeds = self._seeds[setting.digest]
+                asked = (seeds.first, seeds.count)
                 found = take_stock(store, setting, asked, extractors, say, pictures)
                 self._progress[setting.digest] = found
                 self._generated[setting.digest] = 0
@@ -103,13 +110,16 @@ class Run:
         """No point failed."""
         return not self._errors
 
-    def results(self) -> list[PointResult]:
+    def results(self, partly: bool = False) -> list[PointResult]:
         """One a point, in their order.
+
+        Args:
+            partly: points that failed are left out, as long as others did not.
 
         Raises:
             SigmasweepError: some points failed.
         """
-        if self._errors:
+        if self._errors and not (partly and self._results):
             first = next(iter(self._errors.values()))
             if len(self._errors) == 1:
                 raise first
@@ -117,7 +127,7 @@ class Run:
                 f"{len(self._errors)} of {len(self._progress)} settings",
                 f"failed, all others are kept; the first: {first}",
             )
-        return [self._results[index] for index in range(len(self._points))]
+        return [self._results[index] for index in sorted(self._results)]
 
     def _tell(self, digest: str) -> None:
         progress = self._progress[digest]

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.engine.scoring import Heading
 from pipeline.metrics.scores import ClassRow, Estimate
+from pipeline.metrics.trajectory import TrajectoryError, quantile_names
 
 MARK = "*"
 TOO_FEW = "~"
@@ -40,6 +41,7 @@ class Row:
         protocols: how each of `distances` was, in full, by the same names.
         guide: whose weights guide it, or an empty text.
         scores: what is told beside the distances, with its interval, by its key.
+        trajectory: the distance to the converged trajectories, where it was asked for and there are such.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Row:
     guide: str = ""
     protocols: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, Estimate] = field(default_factory=dict)
+    trajectory: TrajectoryError | None = None
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
@@ -121,6 +124,8 @@ def benchmark_table(rows: Sequence[Row], titles: Mapping[str, str], headings: Se
         columns.append(
             Column("accuracy", tuple(ABSENT if row.accuracy is None else f"{row.accuracy:.1%}" for row in rows))
         )
+    if any(row.trajectory is not None for row in rows):
+        columns.append(Column("trajectory RMSE", tuple(_trajectory(row) for row in rows)))
     if any(row.seconds_per_1000 is not None for row in rows):
         seconds = (ABSENT if row.seconds_per_1000 is None else _number(row.seconds_per_1000) for row in rows)
         columns.append(Column("s / 1,000 images", tuple(seconds)))
@@ -142,12 +147,14 @@ def rows_csv(rows: Sequence[Row]) -> str:
         distances, half_widths, scores = line.pop("distances"), line.pop("half_widths"), line.pop("scores")
         protocols = line.pop("protocols")
         line["rank_deficient"] = " ".join(row.rank_deficient)
+        del line["trajectory"]
         lines.append(
             line
             | {f"distance_{name}": value for name, value in distances.items()}
             | {f"half_width_{name}": half_widths.get(name) for name in distances}
             | {f"protocol_{name}": sentence for name, sentence in protocols.items()}
             | {name: value for key, score in scores.items() for name, value in _ends(key, score).items()}
+            | trajectory_numbers(row.trajectory)
         )
     return _csv(lines)
 
@@ -176,6 +183,14 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
+
+
+def trajectory_numbers(error: TrajectoryError | None) -> dict[str, float | None]:
+    """`rmse`, half its interval, and the quantiles, as documents name them; all None where there are none."""
+    names = [f"trajectory_{name}" for name in ("rmse", "half_width", *quantile_names())]
+    if error is None:
+        return dict.fromkeys(names)
+    return dict(zip(names, (error.rmse, error.half_width, *error.quantiles), strict=True))
 
 
 def _notes(rows: Sequence[Row], title: str) -> list[str]:
@@ -208,9 +223,17 @@ def _score(row: Row, key: str) -> str:
 
 
 def _distance(row: Row, name: str) -> str:
-    value, half = row.distances[name], row.half_widths.get(name)
+    return with_interval(row.distances[name], row.half_widths.get(name), TOO_FEW if name in row.rank_deficient else "")
+
+
+def _trajectory(row: Row) -> str:
+    return ABSENT if row.trajectory is None else with_interval(row.trajectory.rmse, row.trajectory.half_width)
+
+
+def with_interval(value: float, half: float | None, mark: str = "") -> str:
+    """`1.23 ± 0.45`; where there is no interval the number alone, with a mark."""
     if half is None or not 0 < half < float("inf"):
-        return _number(value) + (TOO_FEW if name in row.rank_deficient else "")
+        return _number(value) + mark
     return _within(value, half)
 
 

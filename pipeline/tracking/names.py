@@ -38,6 +38,9 @@ NFE = "nfe"  # evaluations of the network an image, counted
 SECONDS = "seconds"  # for 1,000 images, by a separate warm timing
 IMAGES_PER_SECOND = "images_per_second"
 NUM_IMAGES = "num_images"
+TRAJECTORY_RMSE = "trajectory_rmse"  # distance to the converged answer of each seed, in the range -1 to 1
+TRAJECTORY_LOW, TRAJECTORY_HIGH = "trajectory_rmse_low", "trajectory_rmse_high"  # its interval
+TRAJECTORY_QUANTILE = "trajectory_"  # with the quantile over the samples: trajectory_p50
 
 # -- metrics of a training's run; the step is the number of images seen --------------------------------------------
 

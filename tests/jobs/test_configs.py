@@ -9,6 +9,7 @@ import yaml
 
 from jobs.cli import resolved_yaml
 from pipeline.config.load import load, read
+from pipeline.config.search import SearchJob
 from pipeline.config.settings import (
     BenchmarkJob,
     CompareJob,
@@ -29,7 +30,7 @@ from pipeline.training.settings import TrainingSettings
 ROOT = Path(__file__).parents[2] / "jobs" / "configs"
 CONFIGS = sorted(ROOT.rglob("*.yaml"))
 KINDS: list[tuple[str, type[Job]]] = [  # the key that only this job has
-    ("levels", SuggestJob), ("first", CompareJob), ("train", StudyJob), ("source", PrepareJob),
+    ("space", SearchJob), ("levels", SuggestJob), ("first", CompareJob), ("train", StudyJob), ("source", PrepareJob),
     ("path", ImportCheckpointJob),
     ("training", TrainJob), ("name", BenchmarkJob), ("metrics", EvaluateJob), ("checkpoint", GenerateJob),
 ]  # fmt: skip
