@@ -69,7 +69,7 @@ def point_maker(settings: SearchSettings) -> Callable[[Mapping[str, Any]], Point
 
 def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: MlflowReporter) -> None:
     """Table, figure, picture and report: printed, logged as a run of the search's own, and written to a folder."""
-    text = "\n\n".join([result.table(), *(f"- {line}" for line in result.summary())])
+    text = f"{result.table()}\n\n" + "\n".join(f"- {line}" for line in result.summary())
     figure = search_figure(result)
     report = write_report(store, result.digest, report_folder(settings.store, settings.out, result.name))
     tags = {"kind": "search_summary", "search": result.name}
