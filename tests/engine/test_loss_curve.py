@@ -112,7 +112,7 @@ def test_the_job_suggests_measures_and_tells_the_tracker(
     told = capsys.readouterr().out
     assert "model.sigma_data: " in told
     assert "sampler.timesteps.sigma_max: " in told
-    assert run(tmp_path, "checkpoint.training=tiny", "images=20", "levels=3", "execution.batch_size=10") == 0
+    assert run(tmp_path, "checkpoint.training=tiny", "images=20", "levels=3", "execution.batch_size=16") == 0
     assert capsys.readouterr().out.count("±") == 4
     assert len((tmp_path / "out" / "losses.csv").read_text().splitlines()) == 4
     assert (tmp_path / "out" / "loss_by_noise.png").stat().st_size > 1000
