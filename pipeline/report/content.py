@@ -8,7 +8,7 @@ from pipeline.data.store import Store
 from pipeline.report import words
 from pipeline.report.parts import Figure, Line, Strip
 from pipeline.report.pictures import class_strips, front_figure, strip, tried_figure
-from pipeline.report.tables import cells, columns, per_class
+from pipeline.report.tables import against, cells, columns, per_class
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Content:
     figures: tuple[Figure, ...]
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
+    against: tuple[tuple[str, ...], tuple[Line, ...]]
     strips: tuple[Strip, ...]
     seeds: str
     classes: tuple[Strip, ...]
@@ -54,11 +55,12 @@ def content_of(store: Store, record: Mapping[str, Any], search: Mapping[str, Any
         figures=tuple(figures),
         columns=columns(record, rows),
         lines=tuple(Line(cells(record, rows, row), bool(row["pareto"])) for row in rows),
+        against=against(record) if rows else ((), ()),
         strips=tuple(found for row in rows if (found := strip(store, record, row)) is not None),
         seeds=words.seeds(record) if rows else "",
         classes=classes,
         classes_of=classes_of,
-        per_class=per_class(rows),
+        per_class=per_class(record) if rows else (),
         protocol=words.protocol(record) if rows else (),
         compared=words.compared(record, rows),
         cost=words.cost(record, rows, search),

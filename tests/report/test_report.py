@@ -150,10 +150,28 @@ def test_images_that_were_given_up_are_left_out_and_the_numbers_stay(
 
 def test_scores_by_class_have_a_table_of_their_own(store: Store, told: BenchmarkResult) -> None:
     record: dict[str, Any] = read_record(store, told.digest)
-    record["rows"] = [{**row, "per_class": {"accuracy": {"cat": 0.5, "dog": 0.75}}} for row in record["rows"]]
+    names = [row["name"] for row in record["rows"]]
+    of_class = {"num_images": 40, "distance": None}
+    accuracies = ({"value": 0.5, "low": 0.35, "high": 0.65}, {"value": 0.75, "low": None, "high": None})
+    classes = [{**of_class, "label": label, "accuracy": found} for label, found in enumerate(accuracies)]
+    record["classes"] = dict.fromkeys(names, classes)
     [(score, columns, lines)] = content_of(store, record).per_class
-    assert (score, columns) == ("accuracy", ("setting", "cat", "dog"))
-    assert lines[0].cells[1:] == ("0.5", "0.75")
+    assert (score, columns) == ("accuracy", ("setting", "0", "1"))
+    assert lines[0].cells == (names[0], "0.50 ± 0.15", "0.75")
+
+
+def test_scores_beside_the_distance_have_columns_and_settings_are_compared(store: Store, told: BenchmarkResult) -> None:
+    record: dict[str, Any] = read_record(store, told.digest)
+    record["scores"] = [{"key": "kd", "title": "KD"}]
+    record["rows"] = [{**row, "scores": {"kd": {"value": 2.0, "low": 1.0, "high": 3.0}}} for row in record["rows"]]
+    content = content_of(store, record)
+    place = content.columns.index("KD")
+    assert {line.cells[place] for line in content.lines} == {"2.0 ± 1.0"}
+    head, lines = content.against
+    assert len(lines) == len(told.rows)
+    assert lines[0].cells[3] == "what the others are compared with"
+    assert all("±" in line.cells[3] and line.cells[4].endswith("%") for line in lines[1:])
+    assert head[4] == "P(better)"
 
 
 def test_a_search_has_its_trials_and_its_final_stage_on_one_page(
