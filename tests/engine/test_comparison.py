@@ -142,8 +142,8 @@ def test_settings_whose_features_are_gone_are_compared_by_what_was_kept(
             store.remove(store.manifest(features_key(result.samples_digest, classifier.plan.digest, index)))
     again = evaluate(store, results, SEEDS, classifier.plan, reference)
     assert again == evaluations
-    for one, other in zip(against(again), against(evaluations), strict=True):
-        assert one == other
+    for one, before in zip(against(again), against(evaluations), strict=True):
+        assert one == before
     assert evaluate(store, results[:1], SEEDS, classifier.plan, other)[0].uncertainty is not None
     elsewhere = replace(reference, digest="another")
     assert evaluate(store, results[:1], SEEDS, classifier.plan, elsewhere)[0].uncertainty is None
