@@ -174,7 +174,7 @@ def table(found: dict[str, list[list[float]]]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for case in CASES:
-        if case.name in found:
+        if found.get(case.name):
             c = coverage(case, np.array(found[case.name]))
             lines.append(
                 f"| {case.name} | {c.repetitions:,} | {c.mean:.3f} | {c.mean_coverage:.1%} | {c.limit:.3f} "

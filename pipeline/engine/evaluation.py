@@ -141,8 +141,9 @@ def _evaluate(
             gaussian, reference.gaussian, _strata(result, seeds),
         )  # fmt: skip
     width = found.half_widths.get(reference.digest) if sure is None else sure.interval.half_width
-    if keep_moments and kept is None:
-        _keep(store, result, seeds, plan, found, {} if sure is None else {reference.digest: sure})
+    learnt = {} if sure is None or reference.digest in found.sure else {reference.digest: sure}
+    if keep_moments and (kept is None or learnt):
+        _keep(store, result, seeds, plan, found, {**found.sure, **learnt})
     return Evaluation(
         result.point.name, result.samples_digest, distance.value, width, distance.rank_deficient, found.accuracy,
         protocol, sure, found.recognised,
@@ -188,7 +189,7 @@ def _keep(
         arrays[_RECOGNISED] = found.recognised.astype(np.uint8)
     about = {
         "accuracy": found.accuracy,
-        "half_widths": {reference: of.interval.half_width for reference, of in sure.items()},
+        "half_widths": {**found.half_widths, **{reference: of.interval.half_width for reference, of in sure.items()}},
         "uncertainty": {reference: of.numbers() for reference, of in sure.items()},
     }
     kept = KeptMoments(found.moments.to_bytes(), about, arrays)

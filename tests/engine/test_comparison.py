@@ -134,13 +134,16 @@ def test_settings_whose_features_are_gone_are_compared_by_what_was_kept(
     store: Store, classifier: KeptClassifier, reference: Reference, results: list[PointResult],
     evaluations: list[Evaluation],
 ) -> None:  # fmt: skip
-    evaluate(store, results, SEEDS, classifier.plan, reference, keep_moments=True)
+    other = replace(reference, digest="other")
+    evaluate(store, results, SEEDS, classifier.plan, other, keep_moments=True)
+    evaluate(store, results, SEEDS, classifier.plan, reference, keep_moments=True)  # beside what was kept before
     for result in results[:2]:
         for index in range(5):
             store.remove(store.manifest(features_key(result.samples_digest, classifier.plan.digest, index)))
     again = evaluate(store, results, SEEDS, classifier.plan, reference)
     assert again == evaluations
-    for one, other in zip(against(again), against(evaluations), strict=True):
-        assert one == other
+    for one, before in zip(against(again), against(evaluations), strict=True):
+        assert one == before
+    assert evaluate(store, results[:1], SEEDS, classifier.plan, other)[0].uncertainty is not None
     elsewhere = replace(reference, digest="another")
     assert evaluate(store, results[:1], SEEDS, classifier.plan, elsewhere)[0].uncertainty is None
