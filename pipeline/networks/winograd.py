@@ -81,31 +81,42 @@ class TrainedWinogradConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W), channels-last; under autocast in its type."""
-        if torch.is_autocast_enabled("cpu"):
-            x = x.to(torch.get_autocast_dtype("cpu"))
-        y: Tensor = _Convolution.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        y: Tensor = _convolution(x, self.weight, self.bias)
         return y
 
 
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        y: Tensor = torch.ops.sigmasweep.conv3x3(x, transformed(weight), bias)
-        return y
+@torch.library.custom_op("sigmasweep::trained_conv3x3", mutates_args=())
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """An operator of its own, which the compiler leaves whole."""
+    y: Tensor = torch.ops.sigmasweep.conv3x3(x, transformed(weight), bias.float())
+    return y
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        images = None
-        if ctx.needs_input_grad[0]:
-            turned = weight.flip(2, 3).transpose(0, 1)
-            images = torch.ops.sigmasweep.conv3x3(grad, transformed(turned), weight.new_zeros(weight.shape[1]))
-        one = [1, 1]
-        _, weights, biases = torch.ops.aten.convolution_backward(
-            grad, x, weight.to(x.dtype), [len(weight)], one, one, one, False, [0, 0], 1, [False, True, True]
-        )
-        return images, weights.to(weight.dtype), biases.to(weight.dtype)
+
+@_convolution.register_fake
+def _shape_of_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG001
+    n, _, h, w = x.shape
+    return torch.empty((n, len(weight), h, w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG001
+    ctx.save_for_backward(inputs[0], inputs[1])
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    x, weight = ctx.saved_tensors
+    images = None
+    if ctx.needs_input_grad[0]:
+        turned = weight.flip(2, 3).transpose(0, 1)
+        images = _convolution(grad, turned, grad.new_zeros(len(turned)))
+    one = [1, 1]
+    _, weights, bias = torch.ops.aten.convolution_backward(
+        grad, x, weight, [len(weight)], one, one, one, False, [0, 0], 1, [False, True, True]
+    )
+    return images, weights, bias
+
+
+_convolution.register_autograd(_gradients, setup_context=_save)
+_convolution.register_autocast("cpu", torch.bfloat16)
 
 
 def fits(layer: nn.Module) -> bool:
