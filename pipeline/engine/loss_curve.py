@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.cache import Kept, kept
 from pipeline.data.dataset import Dataset
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
@@ -20,7 +21,6 @@ from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.seeds import INITIAL, draw, normal
 from pipeline.digests import digest
 from pipeline.engine.actor import load_denoiser
-from pipeline.engine.cache import Kept, kept
 from pipeline.engine.devices import Device, family, fixed_arithmetic, local_device, torch_minor
 from pipeline.engine.progress import line
 from pipeline.errors import SettingsError

@@ -15,12 +15,12 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
+from pipeline.data.cache import Kept, kept
 from pipeline.data.features import KeptScore, StoredFeatures, commit_score, prepared_key, read_features, read_score
 from pipeline.data.pictures import comparison_picture
 from pipeline.data.samples import read_samples
 from pipeline.data.store import Store
 from pipeline.digests import digest
-from pipeline.engine.cache import Kept, kept
 from pipeline.engine.measures import Measure
 from pipeline.engine.run import PointResult
 from pipeline.engine.work import ExtractorPlan, Seeds
