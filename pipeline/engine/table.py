@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 from pipeline.engine.scoring import Heading
@@ -136,7 +136,7 @@ def benchmark_table(rows: Sequence[Row], titles: Mapping[str, str], headings: Se
 def rows_json(rows: Sequence[Row], **about: Any) -> str:
     """The rows and what is to be said of them all, as JSON. Numbers that are not finite become null."""
     content = {**about, "rows": [asdict(row) for row in by_cost(rows)]}
-    return json.dumps(_finite(content), indent=1, allow_nan=False, default=str)
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
 def rows_csv(rows: Sequence[Row]) -> str:
@@ -250,6 +250,8 @@ def _number(value: float) -> str:
 
 
 def _finite(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _finite(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

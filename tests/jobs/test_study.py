@@ -158,7 +158,9 @@ def test_training_longer_goes_on_from_where_it_was(root: Path, capsys: pytest.Ca
     assert "21,000 images seen, 3 snapshots" in capsys.readouterr().out
 
 
-def test_generate_exports_pngs_with_their_labels(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def generation(root: Path) -> str:
+    """A settings file of 30 images."""
     content = {
         "store": str(root / "store"), "experiment": "tests", "checkpoint": {"training": "digits", "at": 20000},
         "sampler": {"solver": {"kind": "euler"}, "timesteps": {"kind": "edm", "num_steps": 4}},
@@ -166,7 +168,13 @@ def test_generate_exports_pngs_with_their_labels(root: Path, capsys: pytest.Capt
         "export": str(root / "png"),
     }  # fmt: skip
     (root / "generate.yaml").write_text(yaml.safe_dump(content))
-    assert cli.run(GenerateJob, generate.main, None, argv=[str(root / "generate.yaml")]) == 0
+    return str(root / "generate.yaml")
+
+
+def test_generate_exports_pngs_with_their_labels(
+    root: Path, generation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(GenerateJob, generate.main, None, argv=[generation]) == 0
     assert "0 images generated, 64 were there" in capsys.readouterr().out
     [folder] = (root / "png").iterdir()
     labels = dict(json.loads((folder / "dataset.json").read_text())["labels"])
@@ -198,9 +206,9 @@ def test_evaluate_picks_the_best_snapshot_on_other_seeds(root: Path, capsys: pyt
 
 
 def test_a_dry_run_prints_settings_that_are_the_same_job_and_what_it_costs(
-    root: Path, capsys: pytest.CaptureFixture[str]
+    generation: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(GenerateJob, generate.main, None, generate.dry_run, [str(root / "generate.yaml"), "--dry-run"]) == 0
+    assert cli.run(GenerateJob, generate.main, None, generate.dry_run, [generation, "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "# 1 settings x 30 images: 120 network evaluations at most" in told
     by_earlier_ones = r"# about \d+ s for \d chunks? on \d actors?, by .*(?:runs?|timings) of this network"
