@@ -5,8 +5,9 @@
     │   ├── SettingsError        a settings file or `--set`:    where = "file: dotted.path"
     │   ├── DataError            a data set or its source:      where = the file
     │   ├── CheckpointError      a checkpoint or a reference:   where = the checkpoint
-    │   └── StoreError           the store or what lies in it:  where = the key or address
-    │       └── ImagesNotKeptError  a chunk whose images were given up to free space
+    │   ├── StoreError           the store or what lies in it:  where = the key or address
+    │   │   └── ImagesNotKeptError  a chunk whose images were given up to free space
+    │   └── NewerFormatError     a file of a later version:     where = the file
     └── RunFailedError            the work itself failed; a job prints one sentence and exits with 1
 
 Every error is (where, problem): both go to `Exception.__init__`, and the words into `__str__`, so that
@@ -59,6 +60,10 @@ class StoreError(UserError):
 
 class ImagesNotKeptError(StoreError):
     """A chunk is whole but for its images, which somebody did not want to keep."""
+
+
+class NewerFormatError(UserError):
+    """A later version of this program wrote a file. It is no StoreError, so that nobody sets it aside as damaged."""
 
 
 class RunFailedError(SigmasweepError):

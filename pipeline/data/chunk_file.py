@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.formats import check_format
 from pipeline.digests import DIGEST_LENGTH, canonical
 from pipeline.errors import ImagesNotKeptError, StoreError
 
@@ -89,10 +90,11 @@ def decode(data: bytes, index: int, where: str) -> Chunk:
     Raises:
         ImagesNotKeptError: it is whole, without images.
         StoreError: it is none of ours, is damaged, or is another chunk than `index`.
+        NewerFormatError: a later version wrote it.
     """
     try:
         table = pq.read_table(pa.BufferReader(data))
-        about = _about(table.schema)
+        about = _about(table.schema, where)
         if about["encoding"] == "none":
             raise ImagesNotKeptError(where, "its images were not kept, to free space")
         seeds, labels, nfe = (_integers(table, name) for name in ("seed", "label", "nfe"))
@@ -110,10 +112,11 @@ def decode_nfe(data: bytes, where: str) -> NDArray[np.int64]:
 
     Raises:
         StoreError: the file is none of ours, or is damaged.
+        NewerFormatError: a later version wrote it.
     """
     try:
         table = pq.read_table(pa.BufferReader(data), columns=["nfe"])
-        _about(table.schema)
+        _about(table.schema, where)
         return _integers(table, "nfe")
     except _DAMAGE as error:
         raise StoreError(where, f"is damaged: it is no chunk of samples ({_first_line(error)})") from error
@@ -146,10 +149,9 @@ def _files(images: NDArray[np.uint8]) -> list[bytes]:
         return list(threads.map(png, images))
 
 
-def _about(schema: Any) -> Mapping[str, Any]:
+def _about(schema: Any, where: str) -> Mapping[str, Any]:
     about: Mapping[str, Any] = json.loads((schema.metadata or {})[_METADATA])
-    if about["format"] != FORMAT:
-        raise ValueError(f"format {about['format']!r} is not known to this version ({FORMAT})")
+    check_format(where, "a chunk's Parquet file", about["format"], FORMAT)
     return about
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.data.dataset_info import DatasetInfo, check_name, info_of
+from pipeline.data.formats import check_format
 from pipeline.data.sources.base import Item
 from pipeline.data.spool import Spool, disk_errors
 from pipeline.data.store import Manifest, Store
@@ -24,7 +25,7 @@ from pipeline.errors import DataError, StoreError
 
 __all__ = ["Dataset", "DatasetInfo", "commit_dataset"]
 
-FORMAT = b"1"  # of the Arrow file, in its schema's metadata
+FORMAT = 1  # of the Arrow file, in its schema's metadata
 _BLOB = "images.arrow"
 
 
@@ -37,6 +38,7 @@ class Dataset:
 
     Raises:
         DataError: the manifest or the file is not what `commit_dataset` writes.
+        NewerFormatError: a later version wrote it.
         StoreError: the file is missing or of another size.
     """
 
@@ -189,7 +191,7 @@ def _map(path: Path) -> mmap.mmap:
 def _write_arrow(path: Path, raw: Path, info: DatasetInfo, labels: NDArray[np.int64]) -> None:
     kind = pa.binary(info.image_size)
     shape = ",".join(str(length) for length in info.shape)
-    metadata = {b"sigmasweep_format": FORMAT, b"shape": shape.encode()}
+    metadata = {b"sigmasweep_format": str(FORMAT).encode(), b"shape": shape.encode()}
     schema = pa.schema([("image", kind), ("label", pa.int64())], metadata)
     with pa.memory_map(str(raw)) as source, disk_errors(path):
         images = pa.FixedSizeBinaryArray.from_buffers(kind, info.num_images, [None, source.read_buffer()])
@@ -202,7 +204,7 @@ def _mapped(path: Path, info: DatasetInfo) -> tuple[NDArray[np.uint8], NDArray[n
     """Views of the file, no copies: images (N, C*H*W), labels (N,)."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        known = (reader.schema.metadata or {}).get(b"sigmasweep_format") == FORMAT
+        check_format(path, "a data set's Arrow file", int(reader.schema.metadata[b"sigmasweep_format"]), FORMAT)
         batch = reader.get_batch(0)
         batch.validate(full=True)  # the lengths of its buffers: what lies behind them is another's memory
         size = batch.schema.field("image").type.byte_width
@@ -211,6 +213,6 @@ def _mapped(path: Path, info: DatasetInfo) -> tuple[NDArray[np.uint8], NDArray[n
     except (pa.ArrowException, OSError, KeyError, AttributeError, IndexError, ValueError, TypeError) as error:
         raise DataError(path, f"is not a readable data set ({str(error).splitlines()[0]})") from error
     has_labels = labels.dtype == np.int64 and labels.shape == (info.num_images,)
-    if not known or not has_labels or len(batch) != info.num_images or size != info.image_size:
-        raise DataError(path, "does not hold what its manifest says, or has a format that is not known to this version")
+    if not has_labels or len(batch) != info.num_images or size != info.image_size:
+        raise DataError(path, "does not hold what its manifest says")
     return images.reshape(info.num_images, size), labels

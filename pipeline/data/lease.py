@@ -21,10 +21,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.data.formats import check_format
 from pipeline.data.store import Store
-from pipeline.errors import RunFailedError, StoreError
+from pipeline.errors import NewerFormatError, RunFailedError, StoreError
 
 ROOT = "leases"
+FORMAT = 1  # of the file of a term; one without a number is of format 1
 BEAT_S = 10.0  # between signs of life
 PATIENCE_S = 40.0  # without one; several beats, since a slow store may cost some
 _GLANCE_S = 0.5  # between looks at another's beat
@@ -82,7 +84,10 @@ class Lease:
         RunFailedError: another process has taken over, so this one must change nothing any more.
         """
         newest = _newest(self.store, self.name)
-        found = _holder(self.store, self.name, newest)
+        try:
+            found = _holder(self.store, self.name, newest)
+        except NewerFormatError:
+            found = None
         if newest != self.term or found not in (None, self.holder):
             by = f"{found}" if found else "another process"
             raise RunFailedError(self.name, f"was taken over by {by}; this one ({self.holder}) is old and stops")
@@ -106,6 +111,7 @@ def held(store: Store, name: str, say: Say) -> Iterator[Lease]:
 
     Raises:
         StoreError: a living process holds it.
+        NewerFormatError: a later version held it last.
     """
     lease = acquire(store, name, say)
     ended = threading.Event()
@@ -124,6 +130,7 @@ def acquire(store: Store, name: str, say: Say) -> Lease:
 
     Raises:
         StoreError: a living process holds it.
+        NewerFormatError: a later version held it last.
     """
     while True:
         newest = _newest(store, name)
@@ -195,14 +202,21 @@ def _newest(store: Store, name: str) -> int:
 
 
 def to_bytes(holder: Holder) -> bytes:
-    return json.dumps(asdict(holder)).encode()
+    return json.dumps({"format": FORMAT, **asdict(holder)}).encode()
 
 
 def _holder(store: Store, name: str, term: int) -> Holder | None:
-    """None where it cannot be told."""
+    """None where it cannot be told.
+
+    Raises:
+        NewerFormatError: it is a process of a later version.
+    """
+    key = _key(name, term)
     try:
-        return Holder(**json.loads(_read(store, _key(name, term))))
-    except (ValueError, TypeError):
+        content = json.loads(_read(store, key))
+        check_format(f"{store.title}/{key}", "a lease", content.pop("format", 1), FORMAT)
+        return Holder(**content)
+    except (ValueError, TypeError, AttributeError):
         return None
 
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.data.formats import check_format, kind_of
 from pipeline.digests import canonical, sha256
 from pipeline.errors import StoreError
 
-FORMAT = 1  # of manifests; a reader refuses what it does not know
+FORMAT = 1  # of manifests. Whatever comes: `sha256` is that of the rest, and `format` a number
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class Blob:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A commit: its key, its files by name, and what its writer wants to say of them (JSON)."""
+    """A commit: its key, its files by name, what its writer wants to say of them (JSON), and the format of all that."""
 
     key: str
     blobs: Mapping[str, Blob]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    content_format: int = 1
 
     def to_bytes(self) -> bytes:
-        body = {"format": FORMAT, "key": self.key, "blobs": dict(self.blobs), "meta": self.meta}
+        formats = {"format": FORMAT, "content_format": self.content_format}
+        body = {**formats, "key": self.key, "blobs": dict(self.blobs), "meta": self.meta}
         return json.dumps(
             {"sha256": sha256(canonical(body).encode()), **json.loads(canonical(body))}, indent=1
         ).encode()
@@ -37,15 +40,17 @@ class Manifest:
     @classmethod
     def from_bytes(cls, key: str, data: bytes) -> "Manifest":
         """Raises:
-        StoreError: the text is not a manifest of this format, or was changed after it was written.
+        StoreError: the text is not a manifest, or was changed after it was written.
+        NewerFormatError: a later version wrote it.
         """
         try:
             body = json.loads(data)
-            claimed, known = body.pop("sha256"), body["format"] == FORMAT
-            if not known:
-                raise StoreError(f"{key}.json", f"format {body['format']!r} is not known to this version ({FORMAT})")
-            if claimed != sha256(canonical(body).encode()):
-                raise ValueError("its digest does not match")
-            return cls(body["key"], {name: Blob(**blob) for name, blob in body["blobs"].items()}, body["meta"])
+            if body.pop("sha256") != sha256(canonical(body).encode()):
+                raise ValueError("its digest does not match")  # before its format: a flipped bit is no later version
+            content_format, kind = body.get("content_format", 1), kind_of(key)
+            check_format(f"{key}.json", "a manifest", body["format"], FORMAT)
+            check_format(f"{key}.json", kind.name, content_format, kind.format)
+            blobs = {name: Blob(**blob) for name, blob in body["blobs"].items()}
+            return cls(body["key"], blobs, body["meta"], content_format)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"{key}.json", f"the manifest is damaged ({error})") from error

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow.fs as pafs
 
 from pipeline.data import object_storage
+from pipeline.data.formats import kind_of
 from pipeline.data.manifest import Blob, Manifest
 from pipeline.data.whole_files import attempt, create_file, replace_file
 from pipeline.digests import canonical, sha256
@@ -120,7 +121,12 @@ class Store:
             blobs: the files by a short name, such as `images.parquet`.
             meta: JSON that says what they are.
             fence: called between the two; what it raises undoes the attempt.
+
+        Raises:
+            StoreError: it cannot be written.
+            NewerFormatError: what is there was written by a later version, and stays.
         """
+        self._refuse_newer(key)
         with self._attempt(key, blobs, meta) as manifest:
             fence()
             self.write(f"{key}.json", manifest.to_bytes())
@@ -145,7 +151,7 @@ class Store:
                 blob_key = f"{key}-{name}-{blob}"
                 self.write(blob_key, data)
                 written[blob] = Blob(blob_key, sha256(data), len(data))
-            yield Manifest(key, written, json.loads(canonical(meta)))
+            yield Manifest(key, written, json.loads(canonical(meta)), kind_of(key).format)
         except BaseException:
             self._discard(written.values())
             raise
@@ -159,11 +165,10 @@ class Store:
 
         Raises:
             StoreError: there is one, and it is damaged.
+            NewerFormatError: there is one, and a later version wrote it.
         """
-        with self._errors(key):
-            if self._fs.get_file_info(self._path(f"{key}.json")).type != pafs.FileType.File:
-                return None
-        return Manifest.from_bytes(key, self.read(f"{key}.json"))
+        data = self._manifest_bytes(key)
+        return None if data is None else Manifest.from_bytes(key, data)
 
     def manifest(self, key: str) -> Manifest:
         """As `find`, where the commit must be there."""
@@ -265,6 +270,18 @@ class Store:
         if self._conditional is None:
             self._conditional = object_storage.ConditionalPuts(self.uri, getattr(self._fs, "region", None))
         return self._conditional
+
+    def _manifest_bytes(self, key: str) -> bytes | None:
+        with self._errors(key):
+            if self._fs.get_file_info(self._path(f"{key}.json")).type != pafs.FileType.File:
+                return None
+        return self.read(f"{key}.json")
+
+    def _refuse_newer(self, key: str) -> None:
+        data = self._manifest_bytes(key)
+        if data is not None:
+            with suppress(StoreError):  # a damaged one is replaced
+                Manifest.from_bytes(key, data)
 
     def _path(self, key: str) -> str:
         return f"{self._root.rstrip('/')}/{key}"

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.data.store import Store
 from pipeline.digests import digest, plain
 from pipeline.engine.work import Setting, WorkerSettings
-from pipeline.errors import StoreError
+from pipeline.errors import NewerFormatError, StoreError
 from pipeline.metrics.extractors import ExtractorSettings
 
 ROOT = "paces"
@@ -88,7 +88,7 @@ def remember(
             found[digest(about)] = about, before + seconds, evaluations + more
     for name, (about, seconds, evaluations) in found.items():
         pace = {"per_evaluation": seconds / evaluations, "start": start, "evaluations": evaluations}
-        with suppress(StoreError):  # the run itself is done
+        with suppress(StoreError, NewerFormatError):  # the run itself is done
             work.store.commit(f"{ROOT}/{name}", {}, {"about": about, "pace": pace})
 
 

@@ -22,7 +22,8 @@ from queue import Empty, SimpleQueue
 
 from pipeline.tracking.links import artifact_root, readable
 from pipeline.tracking.sender import SenderSettings
-from pipeline.tracking.spool import Operation, SpoolFolder, SpoolWriter, lock, now_ms, read_json
+from pipeline.tracking.spool import FORMAT, Operation, SpoolFolder, SpoolWriter, lock, now_ms, read_json
+from pipeline.tracking.spool_reader import written_format
 
 Attachment = bytes | Path | Callable[[], bytes] | None
 
@@ -76,7 +77,8 @@ class Hub:
         deadline = time.monotonic() + timeout
         if not self.settle(timeout):
             return False
-        waiting = [(path, path.stat().st_size) for path in self.folder.files() if path.exists()]
+        there = [path for path in self.folder.files() if path.exists() and written_format(path) <= FORMAT]
+        waiting = [(path, path.stat().st_size) for path in there]
         next_look = 0.0
         while waiting := [(path, size) for path, size in waiting if not _is_sent(path, size)]:
             if time.monotonic() > deadline:

@@ -16,10 +16,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import NewerFormatError
 from pipeline.tracking.client import TrackingClient, verdict
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.links import redacted
@@ -58,6 +59,7 @@ class Sender:
         self._experiment_id = ""
         self._deliveries: dict[Path, Delivery] = {}
         self._sent_at: dict[Path, float] = {}
+        self._left_alone: set[Path] = set()
         self._said = _Said()
         self._status: dict[str, object] = {}
         logger.addHandler(self._said)
@@ -102,15 +104,25 @@ class Sender:
             self._client = TrackingClient(settings.tracking_uri, settings.experiment, settings.artifact_root)
         self._experiment_id = self._client.experiment_id()
         for path in self._folder.files():
-            if path not in self._deliveries:
-                with contextlib.suppress(FileNotFoundError):
+            if path not in self._deliveries and path not in self._left_alone:
+                with contextlib.suppress(FileNotFoundError), self._leaving_alone(path):
                     self._deliveries[path] = Delivery(self._client, SpoolReader(path), self._found_run)
         for path, delivery in sorted(self._deliveries.items()):
             if self._is_due(path, delivery):
-                delivery.send(self._is_shared(delivery))
+                with self._leaving_alone(path):
+                    delivery.send(self._is_shared(delivery))
                 self._sent_at[path] = time.monotonic()
-            if delivery.is_done:
+            if delivery.is_done or path in self._left_alone:
                 del self._deliveries[path], self._sent_at[path]
+
+    @contextlib.contextmanager
+    def _leaving_alone(self, path: Path) -> Iterator[None]:
+        """What a later version wrote is for that version's sender."""
+        try:
+            yield
+        except NewerFormatError as error:
+            self._left_alone.add(path)
+            logger.warning("%s", error)
 
     def _is_due(self, path: Path, delivery: Delivery) -> bool:
         waited = time.monotonic() - self._sent_at.get(path, -PACE_SECONDS)

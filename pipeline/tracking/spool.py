@@ -10,7 +10,8 @@
 
 One process writes a `.jsonl` and holds a lock on it while it lives (a killed process loses it); the sender of the
 machine reads it. Every operation has its time from the moment of the call, so that sending it twice is harmless. The
-reader tolerates a torn last line. A full disk costs nothing but memory, up to a bound, and is said once.
+reader tolerates a torn last line. The first operation, `open`, says the format; marks and status can be lost without
+harm. A full disk costs nothing but memory, up to a bound, and is said once.
 """
 
 import errno
@@ -31,6 +32,7 @@ from pipeline.digests import digest
 
 Operation = dict[str, Any]
 
+FORMAT = 1  # of the operations; a file whose first one says nothing is of format 1
 MAX_WAITING = 20_000  # operations kept in memory while the disk takes none
 MAX_WAITING_BYTES = 64 * 2**20  # of their attachments
 RETRY_SECONDS = 1.0
@@ -151,6 +153,8 @@ class SpoolWriter:
             operation: JSON with `op` and `ts` (ms).
             attachment: bytes, or a file; kept beside the operations.
         """
+        if operation["op"] == "open":
+            operation = {**operation, "format": FORMAT}
         size = len(attachment) if isinstance(attachment, bytes) else 0
         full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES
         if self._waiting and full and operation["op"] not in _NEEDED:

@@ -6,7 +6,8 @@ import logging
 import os
 from pathlib import Path
 
-from pipeline.tracking.spool import Operation, SpoolFolder, lock, read_json, write_json
+from pipeline.data.formats import check_format
+from pipeline.tracking.spool import FORMAT, Operation, SpoolFolder, lock, read_json, write_json
 
 READ_BYTES = 2**20
 _FIELDS = {
@@ -28,6 +29,7 @@ class SpoolReader:
 
     Raises:
         FileNotFoundError: the spool was discarded meanwhile.
+        NewerFormatError: a later version wrote it; it stays as it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,8 +39,8 @@ class SpoolReader:
         sent = read_json(self._sent_file)
         self.run_id: str = str(sent.get("run_id", ""))
         self.offset: int = int(sent.get("offset", 0))
-        head = self._lines(0, READ_BYTES)
-        self.head: Operation | None = head[0][0] if head else None
+        self.head: Operation | None = None
+        self._read_head()
 
     def __repr__(self) -> str:
         return f"SpoolReader({self.path.name})"
@@ -60,8 +62,7 @@ class SpoolReader:
     def read(self) -> list[tuple[Operation, int]]:
         """The next whole operations that were not sent, each with the offset behind it; empty if there are none."""
         if self.head is None:
-            head = self._lines(0, READ_BYTES)
-            self.head = head[0][0] if head else None
+            self._read_head()
         return self._lines(self.offset, READ_BYTES)
 
     def mark(self, run_id: str, offset: int) -> None:
@@ -87,6 +88,11 @@ class SpoolReader:
     def close(self) -> None:
         os.close(self._file)
 
+    def _read_head(self) -> None:
+        check_format(self.path, "what was reported", written_format(self.path), FORMAT)
+        head = self._lines(0, READ_BYTES)
+        self.head = head[0][0] if head else None
+
     @property
     def _sent_file(self) -> Path:
         return self.path.with_suffix(".sent")
@@ -101,6 +107,16 @@ class SpoolReader:
             offset += len(line) + 1
             found.append((_operation(line, self.path), offset))
         return found
+
+
+def written_format(path: Path) -> int:
+    """The format of a spool by its first line; 1 where that says nothing, or is not there yet."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.readline(READ_BYTES)).get("format", 1)
+    except (OSError, ValueError, AttributeError):
+        return 1
+    return found if type(found) is int and found > 0 else 1
 
 
 def _operation(line: bytes, path: Path) -> Operation:

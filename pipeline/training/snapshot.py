@@ -15,6 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.data.store import Fence, Manifest, Store, unfenced
@@ -170,11 +171,17 @@ def _find_kept(store: Store, key: str) -> Manifest | None:
 
 
 def _read_manifest(store: Store, training: str, num_images: int) -> tuple[Manifest, ModelSpec]:
+    where = f"{training}@{num_images}"
     try:
         manifest = store.manifest(snapshot_key(training, num_images))
-        return manifest, ModelSpec.model_validate(manifest.meta["model"])
-    except (StoreError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{training}@{num_images}", f"the snapshot is damaged ({error})") from error
+    except StoreError as error:
+        raise CheckpointError(where, f"the snapshot is damaged ({error})") from error
+    try:
+        return manifest, ModelSpec.model_validate(manifest.meta.get("model"))
+    except ValidationError as error:
+        key, problem = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
+        unknown = f"its model is none that this version of sigmasweep knows ({key}: {problem})"
+        raise CheckpointError(where, f"{unknown}: take the version that trained it, or a later one") from error
 
 
 def find_training(store: Store, name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
+from pipeline.data.formats import check_format
 from pipeline.data.store import Store
 from pipeline.data.unpickle import printable
 from pipeline.digests import sha256
@@ -74,12 +75,15 @@ def read_own(folder: Path) -> Found:
 
     Raises:
         CheckpointError: a file is missing or damaged.
+        NewerFormatError: a later version wrote it.
         NotRecognisedError: config.json does not hold what it should.
         ValidationError: of pydantic: the model's settings are wrong.
     """
     config = read_json(folder / CONFIG)
-    if config.get("version") != VERSION:
-        raise NotRecognisedError(f"config.json is of version {config.get('version')!r}, known is {VERSION}")
+    try:
+        check_format(folder / CONFIG, "a checkpoint's folder", config.get("version"), VERSION)
+    except ValueError as error:
+        raise NotRecognisedError(f"config.json: version: {error}") from error
     model = ModelSpec.model_validate(config.get("model"))
     digests, dataset, num_images = config.get("weights"), config.get("dataset"), config.get("num_images")
     if not isinstance(digests, dict) or not digests or not all(_NAME.fullmatch(name) for name in digests):
