@@ -89,12 +89,6 @@ def test_a_manifest_with_any_flipped_bit_is_found_or_says_the_same(local: Store,
     assert found == written  # white space is not content
 
 
-def test_a_manifest_of_another_format_is_refused_by_its_number(store: Store) -> None:
-    store.write("s/thing.json", b'{"sha256": "", "format": 99, "key": "s/thing", "blobs": {}, "meta": {}}')
-    with pytest.raises(StoreError, match="format 99"):
-        store.find("s/thing")
-
-
 def test_what_is_set_aside_is_out_of_sight_and_not_lost(store: Store) -> None:
     store.commit("s/thing", {"x": b"abc"}, {})
     store.set_aside("s/thing")
