@@ -1,6 +1,6 @@
 """Does what the pages tell a reader to do, in a fresh clone, command by command:
 
-    python -m tests.readme [--venv .venv] [--keep FOLDER] [PAGE ...]
+    python -m tests.readme [--venv .venv] [--skip COMMAND] [--keep FOLDER] [PAGE ...]
 
 Pages say it in their own form. A fence ```sh holds commands, run line by line in the clone's root. A fence of another
 language whose first line is a comment with nothing but a path (`# my-images.yaml`) is that file, and is written; a
@@ -93,29 +93,40 @@ def fences(page: str, root: Path = ROOT) -> Iterator[Fence]:
         yield Fence(page, line, match["language"], match["text"], **marks)
 
 
-class Clone:
-    """A fresh clone of the last commit, and the environment that commands get there."""
+def cloned(folder: Path, venv: Path | None) -> dict[str, str]:
+    """Clones the last commit into a folder, and returns the environment that commands get there."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    others = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MLFLOW_TRACKING_URI")}
+    environment = {**others, "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}"}
+    if venv is not None:
+        _borrow(folder / ".venv", venv.absolute())
+        environment["PYTHONPATH"] = str(folder)
+    return environment
 
-    def __init__(self, folder: Path, venv: Path | None) -> None:
-        self.folder = folder
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MLFLOW_TRACKING_URI")},
-            "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}",
-        }
-        if venv is not None:
-            self._borrow(venv.absolute())
 
-    def _borrow(self, venv: Path) -> None:
-        """An environment of links to another one, which stays as it is: the clone's own code comes first."""
-        mine = self.folder / ".venv"
-        (mine / "bin").mkdir(parents=True)
-        shutil.copy(venv / "pyvenv.cfg", mine)
-        (mine / "lib").symlink_to(venv / "lib")
-        for program in (venv / "bin").iterdir():
-            (mine / "bin" / program.name).symlink_to(program)
-        (mine / ".ready").touch()
-        self.environment["PYTHONPATH"] = str(self.folder)
+def _borrow(mine: Path, venv: Path) -> None:
+    """An environment of links to another one, which stays as it is: the clone's own code comes first."""
+    (mine / "bin").mkdir(parents=True)
+    shutil.copy(venv / "pyvenv.cfg", mine)
+    (mine / "lib").symlink_to(venv / "lib")
+    for program in (venv / "bin").iterdir():
+        (mine / "bin" / program.name).symlink_to(program)
+    (mine / ".ready").touch()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who does what pages say.
+
+    Args:
+        folder: where.
+        environment: of the commands.
+        skip: commands that begin so are left out.
+    """
+
+    folder: Path
+    environment: dict[str, str]
+    skip: tuple[str, ...] = ()
 
     def follow(self, fence: Fence, told: Told) -> None:
         """Does what a fence says.
@@ -132,7 +143,10 @@ class Clone:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(fence.text, encoding="utf-8")
         for command in [] if fence.not_run else fence.commands:
-            self._run(command, fence, told)
+            if self.skip and command.startswith(self.skip):
+                told.left.append((command, "left out by --skip"))
+            else:
+                self._run(command, fence, told)
 
     def _run(self, command: str, fence: Fence, told: Told, stdin: str = "") -> None:
         print(f"\n=== {fence.page}:{fence.line}  $ {command}", flush=True)
@@ -172,14 +186,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", default=PAGES, metavar="PAGE")
     parser.add_argument("--venv", type=Path, help="an environment to use instead of a new one")
+    parser.add_argument("--skip", action="append", default=[], metavar="COMMAND", help="leave out: such as 'make test'")
     parser.add_argument("--keep", type=Path, help="where the clone goes, and stays; a temporary folder by default")
     arguments = parser.parse_args(argv)
     told, folder = Told(), arguments.keep or Path(tempfile.mkdtemp(prefix="sigmasweep-readme-"))
     try:
-        clone = Clone(folder, arguments.venv)
+        reader = Reader(folder, cloned(folder, arguments.venv), tuple(arguments.skip))
         for page in arguments.pages:
-            for fence in fences(page, clone.folder):
-                clone.follow(fence, told)
+            for fence in fences(page, folder):
+                reader.follow(fence, told)
     finally:
         for command, seconds in told.done:
             print(f"{seconds:8.1f} s  {command}")

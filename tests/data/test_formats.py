@@ -1,208 +1,32 @@
-"""What a later version wrote is told in a sentence and left as it is; what the first version wrote is read."""
+"""What a later version wrote is told in a sentence and left as it is."""
 
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import safetensors.numpy
 
-from jobs import cli, prune, report, train
-from pipeline.config.settings import PruneJob, ReportJob, TrainJob
+from jobs import cli, prune
+from pipeline.config.settings import PruneJob
 from pipeline.data import lease
-from pipeline.data.cache import Kept, kept
 from pipeline.data.dataset import Dataset
-from pipeline.data.features import (
-    read_chunk_features,
-    read_moments,
-    read_reference_features,
-    read_score,
-    verify_features,
-)
 from pipeline.data.formats import KINDS, Kind, kind_of
-from pipeline.data.samples import chunk_indices, commit_setting, read_chunk, read_counts, read_setting
+from pipeline.data.samples import read_chunk, read_counts
 from pipeline.data.store import Store
-from pipeline.data.trajectories import read_errors
-from pipeline.digests import canonical, digest, sha256
-from pipeline.engine.benchmark_record import commit_record, find_record
-from pipeline.engine.paces import Paces
-from pipeline.engine.search_state import read_state
-from pipeline.engine.timing import seconds_of_network
-from pipeline.errors import ImagesNotKeptError, NewerFormatError, StoreError
-from pipeline.networks import MLP
-from pipeline.training import checkpoint
+from pipeline.errors import NewerFormatError, StoreError
 from pipeline.training.importing.own_folder import read_own
-from pipeline.training.snapshot import CheckpointRef, find_snapshot, read_weights
-
-GOLDEN = Path(__file__).parent / "golden"
-DIGESTS = json.loads((GOLDEN / "digests.json").read_text())
-TRAINING = DIGESTS["training"]
+from tests.data.kept import GOLDEN, READERS, TRAINING, content, index, keys_of, parts, train_on, with_format
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     shutil.copytree(GOLDEN / "kept", tmp_path / "kept")
     return Store(tmp_path / "kept")
-
-
-def made_anew() -> Kept:
-    raise AssertionError("what is there was not read")
-
-
-def parts(key: str) -> tuple[str, str, str]:
-    return tuple(key.split("/")[1:4])  # type: ignore[return-value]
-
-
-def numbers(key: str) -> tuple[int, int]:
-    first, count = key.split("-")[-2:]
-    return int(first), int(count)
-
-
-def index(key: str) -> int:
-    return next(iter(chunk_indices([key])))
-
-
-def the_blob(store: Store, key: str) -> str:
-    return next(iter(json.loads(store.read(f"{key}.json"))["blobs"]))
-
-
-def the_setting(store: Store, key: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(store.read(f"{key}.json"))["meta"]["key"]
-    return found
-
-
-# How each kind is read by those who use it. All of them must refuse what is newer.
-READERS: dict[str, list[Callable[[Store, str], Any]]] = {
-    "data set": [
-        lambda store, key: Dataset.open(store, "digits"),
-        lambda store, key: Dataset.is_there(store, "digits"),
-    ],
-    "checkpoint of a training": [lambda store, key: checkpoint.newest(store, TRAINING, print)],
-    "snapshot": [lambda store, key: find_snapshot(store, CheckpointRef("golden", int(parts(key)[2])))],
-    "rebuilt weights": [lambda store, key: find_snapshot(store, CheckpointRef("golden", ema="posthoc-0.07"))],
-    "setting of samples": [
-        lambda store, key: read_setting(store, parts(key)[0]),
-        lambda store, key: commit_setting(store, the_setting(store, key)),
-    ],
-    "chunk of samples": [
-        lambda store, key: read_chunk(store, parts(key)[0], index(key)),
-        lambda store, key: read_counts(store, parts(key)[0], index(key)),
-    ],
-    "features": [
-        lambda store, key: read_chunk_features(store, *parts(key)[:2], index(key)),
-        lambda store, key: verify_features(store, *parts(key)[:2], index(key)),
-    ],
-    "moments": [lambda store, key: read_moments(store, *parts(key)[:2], *numbers(key))],
-    "score": [lambda store, key: read_score(store, *parts(key))],
-    "errors of trajectories": [lambda store, key: read_errors(store, *parts(key)[:2], *numbers(key))],
-    "reference": [lambda store, key: kept(store, key, "moments.safetensors", made_anew)],
-    "features of a reference": [lambda store, key: read_reference_features(store, *parts(key)[:2], index(key))],
-    "what a score prepared": [lambda store, key: kept(store, key, the_blob(store, key), made_anew)],
-    "pace": [lambda store, key: Paces(store)],
-    "timing": [lambda store, key: seconds_of_network(store, MLP(), 8)],
-    "record of a benchmark": [
-        lambda store, key: find_record(store, "golden"),
-        lambda store, key: commit_record(store, parts(key)[0], {}),
-    ],
-    "step of a search": [lambda store, key: read_state(store, parts(key)[0])],
-    "record of a search": [lambda store, key: find_record(store, "golden-search")],
-    "cache": [lambda store, key: kept(store, key, the_blob(store, key), made_anew)],
-}
-
-
-def with_format(store: Store, key: str, field: str, number: int) -> None:
-    """The manifest as a version with another format would have written it: whole, by its own digest."""
-    body = json.loads(store.read(f"{key}.json"))
-    del body["sha256"]
-    body[field] = number
-    store.write(f"{key}.json", json.dumps({"sha256": sha256(canonical(body).encode()), **body}).encode())
-
-
-def content(root: str | Path) -> dict[str, str]:
-    """The sha256 of every file below a folder."""
-    files = (path for path in Path(root).rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def keys_of(store: Store, kind: Kind) -> list[str]:
-    return [key for key in store.committed("") if kind_of(key) == kind]
-
-
-# -- what the first version wrote ---------------------------------------------------------------------------------------
-
-
-def test_the_golden_store_has_every_kind_of_file_in_format_1(store: Store) -> None:
-    kinds = {kind_of(key) for key in store.committed("")}
-    assert kinds == set(KINDS), "a new kind is tested by readers of its own; a new format by a golden store of its own"
-    assert set(READERS) == {kind.name for kind in KINDS}
-    assert all("content_format" not in json.loads(store.read(f"{key}.json")) for key in store.committed(""))
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_what_the_first_version_wrote_is_read(store: Store, kind: Kind) -> None:
-    for key in keys_of(store, kind):
-        assert store.manifest(key).content_format == 1
-        for reader in READERS[kind.name]:
-            if kind.name == "chunk of samples" and store.manifest(key).meta["encoding"] == "none":
-                with pytest.raises(ImagesNotKeptError):
-                    read_chunk(store, parts(key)[0], index(key))
-            elif reader(store, key) is None:
-                assert kind.name in ("setting of samples", "features", "record of a benchmark", "timing")
-
-
-def test_the_numbers_in_the_golden_store_are_what_they_were(store: Store) -> None:
-    assert numbers_in(store) == DIGESTS["numbers"]
-
-
-def numbers_in(store: Store) -> dict[str, Any]:
-    """Digests of all that is read of a store, after decoding: how files keep it is left out."""
-    found: dict[str, Any] = {"data set": Dataset.open(store, "digits").info.digest}
-    pixels = Dataset.open(store, "digits").images(np.arange(100, dtype=np.int64))
-    found["images"] = sha256(np.ascontiguousarray(pixels).data)
-    for kind in KINDS:
-        for key in keys_of(store, kind):
-            manifest = store.manifest(key)
-            told = [digest(manifest.meta)]
-            for name in sorted(manifest.blobs):
-                if name.endswith(".safetensors"):
-                    arrays = safetensors.numpy.load(store.blob(manifest, name))
-                    told += [f"{name} {key} {array.dtype} {array.shape} {sha256(np.ascontiguousarray(array).data)}"
-                             for key, array in sorted(arrays.items())]  # fmt: skip
-                elif name.endswith(".parquet"):
-                    table = pq.read_table(pa.BufferReader(store.blob(manifest, name)), columns=["seed", "label", "nfe"])
-                    told += [name, sha256(canonical(table.to_pydict()).encode())]
-            found[key] = digest(told)
-    return found
-
-
-def test_the_golden_report_is_made_of_the_store_alone(store: Store, tmp_path: Path) -> None:
-    config = tmp_path / "report.yaml"
-    config.write_text(f"store: {store.uri}\nname: golden\nout: {tmp_path}/report\n")
-    assert cli.run(ReportJob, report.main, None, argv=[str(config)]) == 0
-    assert "euler" in (tmp_path / "report" / "report.html").read_text()
-
-
-def test_the_golden_training_goes_on(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train_on(store, tmp_path, 0.3) == 0
-    assert f"trained {TRAINING}: 300 images seen, 3 snapshots" in capsys.readouterr().out
-
-
-def test_the_golden_folder_of_a_checkpoint_is_read(store: Store) -> None:
-    found = read_own(GOLDEN / "exported")
-    snapshot = find_snapshot(store, CheckpointRef("golden", ema="raw"))
-    assert set(found.weights) == {"raw"}
-    assert sha256((GOLDEN / "exported" / "raw.safetensors").read_bytes()) == sha256(read_weights(store, snapshot))
-
-
-# -- what a later version wrote -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("field", ["format", "content_format"])
@@ -298,28 +122,6 @@ def test_a_folder_of_a_later_version_is_refused(tmp_path: Path) -> None:
     config.write_text(json.dumps({**json.loads(config.read_text()), "version": 2}))
     with pytest.raises(NewerFormatError, match=r"config\.json: was written by a newer version .*folder of format 2"):
         read_own(tmp_path / "exported")
-
-
-# -- whole jobs ---------------------------------------------------------------------------------------------------------
-
-
-def train_on(store: Store, tmp_path: Path, kimg: float) -> int:
-    config = tmp_path / "train.yaml"
-    config.write_text(
-        f"""store: {store.uri}
-name: golden
-dataset: digits
-model: {{network: {{kind: mlp, hidden: 4, num_layers: 1}}, sigma_data: null}}
-training:
-  optimizer: {{lr: 3.0e-3, ramp_up_kimg: 0}}
-  ema: {{halflife_kimg: [0.2], power_stds: [0.05, 0.1]}}
-  batch_size: 50
-  duration_kimg: {kimg}
-  snapshot_kimg: 0.1
-workers: {{num_workers: 0, device: cpu}}
-"""
-    )
-    return cli.run(TrainJob, train.main, None, argv=[str(config)])
 
 
 def test_a_training_whose_newest_checkpoint_is_of_a_later_version_does_not_begin_again(

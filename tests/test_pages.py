@@ -1,0 +1,137 @@
+"""What README.md and the journeys tell a reader to do can be done; `make readme` does it."""
+
+import importlib
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import cli
+from tests.readme import PAGES, ROOT, Fence, Reader, Told, fences
+
+FOLLOWED = [fence for page in PAGES for fence in fences(page)]
+COMMANDS = [
+    pytest.param(fence, command, id=f"{fence.page}:{fence.line} {command[:60]}")
+    for fence in FOLLOWED
+    for command in fence.commands
+]
+ALL_PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+WITHOUT_STORE = r"no such training|no data set|is not in the store|no benchmark or search"
+KNOWN_PROGRAMS = {"python", "make", "ls", ".", "export", "uv"}
+
+
+def files_of(pages: tuple[str, ...]) -> set[str]:
+    return {fence.file for fence in FOLLOWED if fence.page in pages and fence.file}
+
+
+def test_every_command_of_the_journeys_runs_or_says_why_not() -> None:
+    looks_like_a_command = re.compile(r"^(\S*python|make|ray|mlflow|git|pip|uv) ", re.MULTILINE)
+    other = [f"{fence.page}:{fence.line}" for fence in FOLLOWED if not fence.commands and not fence.file]
+    assert [
+        where for where, fence in zip(other, FOLLOWED, strict=False) if looks_like_a_command.search(fence.text)
+    ] == []
+    assert sum(bool(fence.commands) and not fence.not_run for fence in FOLLOWED) >= 10
+
+
+@pytest.mark.parametrize(("fence", "command"), COMMANDS)
+def test_a_command_names_what_is_there(fence: Fence, command: str) -> None:
+    words = shlex.split(command, comments=True)
+    assert words[0] in KNOWN_PROGRAMS
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    if words[:2] == ["python", "-m"] and words[2].split(".")[0] in ("jobs", "tests", "pipeline", "benchmarks"):
+        assert (ROOT / (words[2].replace(".", "/") + ".py")).is_file()
+    yours = {"my-images.yaml", "my-training.yaml"} if fence.not_run else set()
+    for word in words[1:]:
+        if word.endswith((".yaml", ".py")):
+            assert (ROOT / word).is_file() or word in files_of(PAGES) | yours, word
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_every_program_file_and_target_in_a_fence_is_there(page: Path) -> None:
+    for fence in fences(str(page.relative_to(ROOT))):
+        if fence.language in ("python", "diff", "text"):
+            continue
+        for path in re.findall(r"(?<![\w/.-])(?:jobs|tests|benchmarks|pipeline)/[\w/-]+\.(?:py|yaml)", fence.text):
+            assert (ROOT / path).is_file(), path
+        for module in re.findall(r"python -m ((?:jobs|tests|pipeline|benchmarks)\.[\w.]+)", fence.text):
+            assert (ROOT / (module.replace(".", "/") + ".py")).is_file() or module == "jobs.NAME", module
+
+
+JOBS = [
+    pytest.param(words[2], words[3:], id=" ".join(words[2:])[:80])
+    for fence in FOLLOWED
+    if fence.page != "docs/new-solver.md"
+    for words in (shlex.split(command, comments=True) for command in fence.commands)
+    if words[:2] == ["python", "-m"] and words[2].startswith("jobs.")
+]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the pages show, and the settings that are shipped, in a folder without a store."""
+    folder = tmp_path_factory.mktemp("pages")
+    shutil.copytree(ROOT / "jobs" / "configs", folder / "jobs" / "configs")
+    reader = Reader(folder, {})
+    for fence in FOLLOWED:
+        if fence.file and fence.page != "docs/new-solver.md":
+            reader.follow(fence, Told())
+    return folder
+
+
+@pytest.mark.parametrize(("module", "arguments"), JOBS)
+def test_the_settings_of_a_command_are_valid_and_its_dry_run_writes_nothing(
+    written: Path,
+    module: str,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job: Any = importlib.import_module(module)
+    monkeypatch.chdir(written)
+    monkeypatch.setenv("SIGMASWEEP_DATA", str(written / "data"))
+    before = sorted(written.rglob("*"))
+    model = re.search(r"cli\.run\((\w+),", Path(job.__file__).read_text())
+    assert model is not None
+    code = cli.run(
+        getattr(job, model[1]), job.main, None, getattr(job, "dry_run", None), [*arguments, "--dry-run"]
+    )  # fmt: skip
+    told = capsys.readouterr().err
+    assert code == 0 or re.search(WITHOUT_STORE, told), told
+    assert sorted(written.rglob("*")) == before
+
+
+def test_marks_are_understood_and_misspelt_ones_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(
+        "a\n<!-- not run: needs a GPU -->\n```sh\nmake demo\n```\n\n```yaml\n# a.yaml\nb: 1\n```\n"
+    )
+    command, file = fences("page.md", tmp_path)
+    assert (command.not_run, command.commands, command.line) == ("needs a GPU", ["make demo"], 3)
+    assert (file.file, file.commands) == ("a.yaml", [])
+    (tmp_path / "page.md").write_text("<!-- no run: needs a GPU -->\n```sh\nmake demo\n```\n")
+    with pytest.raises(ValueError, match=r"page\.md:2: a comment before a fence"):
+        list(fences("page.md", tmp_path))
+
+
+def test_a_command_that_fails_ends_it_and_names_the_line(tmp_path: Path) -> None:
+    reader, told = Reader(tmp_path, {"PATH": "/usr/bin:/bin"}, ("touch c",)), Told()
+    reader.follow(Fence("page.md", 3, "sh", "touch a\n# words\ntouch \\\n  b\ntouch c\n"), told)
+    assert [command for command, _ in told.done] == ["touch a", "touch   b"]
+    assert told.left == [("touch c", "left out by --skip")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    with pytest.raises(SystemExit, match=r"page\.md:9: failed: false"):
+        reader.follow(Fence("page.md", 9, "sh", "false\ntouch d\n"), told)
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_server_is_stopped_when_it_answers(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:8917"
+    reader, told = Reader(tmp_path, {"PATH": "/usr/bin:/bin"}), Told()
+    reader.follow(Fence("page.md", 1, "sh", "python3 -m http.server --bind 127.0.0.1 8917\n", background=address), told)
+    with pytest.raises(OSError):
+        import urllib.request
+
+        urllib.request.urlopen(address, timeout=2)
