@@ -150,6 +150,8 @@ class Reader:
 
     def _run(self, command: str, fence: Fence, told: Told, stdin: str = "") -> None:
         print(f"\n=== {fence.page}:{fence.line}  $ {command}", flush=True)
+        if fence.background and _answers(fence.background):
+            raise SystemExit(f"{fence.page}:{fence.line}: another server answers at {fence.background}: stop it first")
         begin = time.monotonic()
         process = subprocess.Popen(
             ["bash", "-c", command], cwd=self.folder, env=self.environment, stdin=subprocess.PIPE, text=True,
@@ -167,12 +169,20 @@ class Reader:
         told.done.append((command, seconds))
 
 
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 def _answered(server: "subprocess.Popen[str]", address: str) -> int:
     """Waits until a server answers, and stops it. 0 where it did."""
     end = time.monotonic() + PATIENCE_S
     try:
         while time.monotonic() < end and server.poll() is None:
-            with suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            if _answers(address):
                 return 0
             time.sleep(0.5)
         return server.returncode or 1

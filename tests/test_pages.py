@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from jobs import cli
 from tests.readme import PAGES, ROOT, Fence, Reader, Told, fences
@@ -33,6 +34,11 @@ def test_every_command_of_the_journeys_runs_or_says_why_not() -> None:
     others = [fence for fence in FOLLOWED if fence.language != "sh" and not fence.file]
     assert [f"{one.page}:{one.line}" for one in others if looks_like_a_command.search(one.text)] == []
     assert sum(bool(fence.commands) and not fence.not_run for fence in FOLLOWED) >= 10
+
+
+def test_the_settings_that_the_readme_shows_are_those_that_it_runs() -> None:
+    (shown,) = (fence.text for fence in FOLLOWED if fence.page == "README.md" and fence.language == "yaml")
+    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "jobs" / "configs" / "benchmark.yaml").read_text())
 
 
 @pytest.mark.parametrize(("fence", "command"), COMMANDS)

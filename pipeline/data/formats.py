@@ -45,6 +45,9 @@ KINDS = (
     Kind("record of a benchmark", "benchmarks/*"),
     Kind("step of a search", "searches/*/step-*"),
     Kind("record of a search", "searches/*/told"),
+    Kind("beginning of a schedule", "schedules/*/since"),
+    Kind("slot of a schedule", "schedules/*/slots/*/*"),
+    Kind("gap of a schedule", "schedules/*/gaps/*"),
     Kind("cache", "cache/*/*"),
 )
 _OTHER = Kind("content", "*")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ from pipeline.training.snapshot import CheckpointRef, find_snapshot
 GOLDEN = Path(__file__).parent / "golden"
 DIGESTS = json.loads((GOLDEN / "digests.json").read_text())
 TRAINING = DIGESTS["training"]
+# Kinds that the first version did not have, with a key of each.
+LATER = {
+    "beginning of a schedule": "schedules/nightly/since",
+    "slot of a schedule": "schedules/nightly/slots/20261126T020000Z/outcome",
+    "gap of a schedule": "schedules/nightly/gaps/20261127T020000Z",
+}
 
 
 def made_anew() -> Kept:
@@ -96,6 +103,9 @@ READERS: dict[str, list[Callable[[Store, str], Any]]] = {
     ],
     "step of a search": [lambda store, key: read_state(store, parts(key)[0])],
     "record of a search": [lambda store, key: find_record(store, "golden-search")],
+    "beginning of a schedule": [lambda store, key: store.find(key)],
+    "slot of a schedule": [lambda store, key: store.find(key)],
+    "gap of a schedule": [lambda store, key: store.find(key)],
     "cache": [lambda store, key: kept(store, key, the_blob(store, key), made_anew)],
 }
 
@@ -135,3 +145,12 @@ workers: {{num_workers: 0, device: cpu}}
 """
     )
     return cli.run(TrainJob, train.main, None, argv=[str(config)])
+
+
+def golden_store(root: Path) -> Store:
+    """A copy of the golden store, with something of every kind."""
+    shutil.copytree(GOLDEN / "kept", root)
+    store = Store(root)
+    for key in LATER.values():
+        store.commit(key, {}, {"made": "now"})
+    return store

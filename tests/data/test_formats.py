@@ -20,13 +20,23 @@ from pipeline.data.samples import read_chunk, read_counts
 from pipeline.data.store import Store
 from pipeline.errors import NewerFormatError, StoreError
 from pipeline.training.importing.own_folder import read_own
-from tests.data.kept import GOLDEN, READERS, TRAINING, content, index, keys_of, parts, train_on, with_format
+from tests.data.kept import (
+    GOLDEN,
+    READERS,
+    TRAINING,
+    content,
+    golden_store,
+    index,
+    keys_of,
+    parts,
+    train_on,
+    with_format,
+)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    shutil.copytree(GOLDEN / "kept", tmp_path / "kept")
-    return Store(tmp_path / "kept")
+    return golden_store(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("field", ["format", "content_format"])
@@ -150,3 +160,9 @@ def test_pruning_never_takes_what_a_later_version_wrote(
     assert cli.run(PruneJob, prune.main, None, argv=[str(config)]) == 2
     assert "was written by a newer version of sigmasweep" in capsys.readouterr().err
     assert content(store.uri) == before
+
+
+def test_the_page_on_upgrading_names_every_kind_with_its_number() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "upgrading.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| `([^|`]+)` \| (\d+) \|$", page, re.MULTILINE)
+    assert rows == [(kind.name, kind.pattern, str(kind.format)) for kind in KINDS]

@@ -306,6 +306,22 @@ def test_a_sender_without_owners_ends_when_all_is_sent(client: TrackingClient, h
     assert hub.folder.files() == []
 
 
+def test_what_a_later_version_reports_is_left_to_its_sender_and_holds_nothing_up(
+    client: TrackingClient, hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    with start(hub, key="a") as run:
+        run.metrics({"m": 1}, 1)
+    newer = hub.folder.pending / "000000000000001-1-00000000.jsonl"  # the oldest: it would be sent first
+    newer.write_bytes(b'{"op": "begin", "format": 2, "what": "told otherwise"}\n{"op": "end"}\n')
+    before = newer.read_bytes()
+    Sender(SenderSettings(hub.tracking_uri, "digits", "", str(hub.folder.path)), lambda: False).run()
+    assert history(client, "m", "a") == [(1, 1.0)]
+    assert hub.folder.files() == [newer]
+    assert newer.read_bytes() == before
+    assert "was written by a newer version of sigmasweep (what was reported of format 2" in caplog.text
+    assert hub.flush(10)  # and nobody waits for it
+
+
 def test_an_empty_spool_of_a_killed_process_is_discarded(client: TrackingClient, hub: Hub) -> None:
     hub.folder.create()
     writer = SpoolWriter(hub.folder)

@@ -1,6 +1,7 @@
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,17 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_spool_says_its_format_and_one_that_does_not_is_of_the_first(folder: SpoolFolder, tmp_path: Path) -> None:
+    opened(SpoolWriter(folder))
+    assert spool_reader.written_format(folder.files()[0]) == spool.FORMAT == 1
+    golden = Path(__file__).parents[1] / "data" / "golden" / "spool" / "pending"
+    (old,) = golden.glob("*.jsonl")
+    shutil.copy(old, tmp_path)
+    reader = SpoolReader(tmp_path / old.name)
+    assert "format" not in (reader.head or {})
+    assert [operation["op"] for operation, _ in reader.read()] == ["open", "metrics", "end"]
 
 
 def test_operations_are_read_in_the_order_of_writing(folder: SpoolFolder) -> None:
