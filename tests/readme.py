@@ -94,14 +94,16 @@ def fences(page: str, root: Path = ROOT) -> Iterator[Fence]:
 
 
 def cloned(folder: Path, venv: Path | None) -> dict[str, str]:
-    """Clones the last commit into a folder, and returns the environment that commands get there."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    """Clones the last commit into a folder, unless that was done before; returns the environment of its commands."""
+    if not (folder / ".git").exists():
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     others = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MLFLOW_TRACKING_URI")}
     environment = {**others, "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}"}
-    if venv is not None:
+    if venv is None:
+        return environment
+    if not (folder / ".venv").exists():
         _borrow(folder / ".venv", venv.absolute())
-        environment["PYTHONPATH"] = str(folder)
-    return environment
+    return {**environment, "PYTHONPATH": str(folder)}
 
 
 def _borrow(mine: Path, venv: Path) -> None:
@@ -197,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("pages", nargs="*", default=PAGES, metavar="PAGE")
     parser.add_argument("--venv", type=Path, help="an environment to use instead of a new one")
     parser.add_argument("--skip", action="append", default=[], metavar="COMMAND", help="leave out: such as 'make test'")
-    parser.add_argument("--keep", type=Path, help="where the clone goes, and stays; a temporary folder by default")
+    parser.add_argument("--keep", type=Path, help="where the clone goes, stays, and is gone on in")
     arguments = parser.parse_args(argv)
     told, folder = Told(), arguments.keep or Path(tempfile.mkdtemp(prefix="sigmasweep-readme-"))
     try:

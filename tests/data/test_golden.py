@@ -38,7 +38,7 @@ def test_the_golden_store_has_every_kind_of_file_in_format_1(store: Store) -> No
     assert all("content_format" not in json.loads(store.read(f"{key}.json")) for key in store.committed(""))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name not in LATER], ids=lambda kind: kind.name)
 def test_what_the_first_version_wrote_is_read(store: Store, kind: Kind) -> None:
     for key in keys_of(store, kind):
         assert store.manifest(key).content_format == 1
