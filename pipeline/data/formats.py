@@ -53,14 +53,14 @@ KINDS = (
 _OTHER = Kind("content", "*")
 
 
-@cache
 def kind_of(key: str) -> Kind:
     """The kind of content that is kept under the key of a commit; what is not in the table is of format 1."""
-    return next((kind for kind in KINDS if _matches(key, kind.pattern)), _OTHER)
+    return next((kind for kind in KINDS if _expression(kind.pattern).fullmatch(key)), _OTHER)
 
 
-def _matches(key: str, pattern: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\*", "[^/]+"), key) is not None
+@cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\*", "[^/]+"))
 
 
 def check_format(where: object, what: str, found: Any, known: int) -> None:

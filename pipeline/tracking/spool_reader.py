@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from pipeline.data.formats import check_format
+from pipeline.errors import NewerFormatError
 from pipeline.tracking.spool import FORMAT, Operation, SpoolFolder, lock, read_json, write_json
 
 READ_BYTES = 2**20
@@ -89,7 +90,11 @@ class SpoolReader:
         os.close(self._file)
 
     def _read_head(self) -> None:
-        check_format(self.path, "what was reported", written_format(self.path), FORMAT)
+        try:
+            check_format(self.path, "what was reported", written_format(self.path), FORMAT)
+        except NewerFormatError:
+            self.close()
+            raise
         head = self._lines(0, READ_BYTES)
         self.head = head[0][0] if head else None
 
