@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -63,8 +64,8 @@ def the_blob(store: Store, key: str) -> str:
     return next(iter(json.loads(store.read(f"{key}.json"))["blobs"]))
 
 
-def the_setting(store: Store, key: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(store.read(f"{key}.json"))["meta"]["key"]
+def the_meta(store: Store, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(store.read(f"{key}.json"))["meta"]
     return found
 
 
@@ -79,7 +80,7 @@ READERS: dict[str, list[Callable[[Store, str], Any]]] = {
     "rebuilt weights": [lambda store, key: find_snapshot(store, CheckpointRef("golden", ema="posthoc-0.07"))],
     "setting of samples": [
         lambda store, key: read_setting(store, parts(key)[0]),
-        lambda store, key: commit_setting(store, the_setting(store, key)),
+        lambda store, key: commit_setting(store, the_meta(store, key)["key"]),
     ],
     "chunk of samples": [
         lambda store, key: read_chunk(store, parts(key)[0], index(key)),
@@ -99,7 +100,7 @@ READERS: dict[str, list[Callable[[Store, str], Any]]] = {
     "timing": [lambda store, key: seconds_of_network(store, MLP(), 8)],
     "record of a benchmark": [
         lambda store, key: find_record(store, "golden"),
-        lambda store, key: commit_record(store, parts(key)[0], {}),
+        lambda store, key: commit_record(store, parts(key)[0], the_meta(store, key)),
     ],
     "step of a search": [lambda store, key: read_state(store, parts(key)[0])],
     "record of a search": [lambda store, key: find_record(store, "golden-search")],
@@ -125,7 +126,12 @@ def content(root: str | Path) -> dict[str, str]:
 
 
 def keys_of(store: Store, kind: Kind) -> list[str]:
-    return [key for key in store.committed("") if kind_of(key) == kind]
+    return [key for key in commits(store) if kind_of(key) == kind]
+
+
+def commits(store: Store) -> list[str]:
+    """The keys of all commits; a blob may end with .json too."""
+    return [key for key in store.committed("") if not re.search(r"-[0-9a-f]{12}-[^/]+$", key)]
 
 
 def train_on(store: Store, tmp_path: Path, kimg: float) -> int:

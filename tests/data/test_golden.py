@@ -21,7 +21,7 @@ from pipeline.digests import canonical, digest, sha256
 from pipeline.errors import ImagesNotKeptError
 from pipeline.training.importing.own_folder import read_own
 from pipeline.training.snapshot import CheckpointRef, find_snapshot, read_weights
-from tests.data.kept import DIGESTS, GOLDEN, LATER, READERS, TRAINING, index, keys_of, parts, train_on
+from tests.data.kept import DIGESTS, GOLDEN, LATER, READERS, TRAINING, commits, index, keys_of, parts, train_on
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def store(tmp_path: Path) -> Store:
 
 def test_the_golden_store_has_every_kind_of_file_in_format_1(store: Store) -> None:
     told = "a new kind is tested by readers of its own; a new format by a golden store of its own"
-    assert {kind_of(key).name for key in store.committed("")} == {kind.name for kind in KINDS} - set(LATER), told
+    assert {kind_of(key).name for key in commits(store)} == {kind.name for kind in KINDS} - set(LATER), told
     assert {kind_of(key).name: key for key in LATER.values()} == LATER
     assert set(READERS) == {kind.name for kind in KINDS}
-    assert all("content_format" not in json.loads(store.read(f"{key}.json")) for key in store.committed(""))
+    assert all("content_format" not in json.loads(store.read(f"{key}.json")) for key in commits(store))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name not in LATER], ids=lambda kind: kind.name)
