@@ -159,11 +159,10 @@ class Reader:
             ["bash", "-c", command], cwd=self.folder, env=self.environment, stdin=subprocess.PIPE, text=True,
             start_new_session=True,
         )  # fmt: skip
-        if fence.background:
-            code = _answered(process, fence.background)
-        else:
-            process.communicate(stdin)
-            code = process.returncode
+        try:
+            code = _answered(process, fence.background) if fence.background else _ended(process, stdin)
+        finally:
+            _stop(process)
         seconds = time.monotonic() - begin
         print(f"=== {seconds:.1f} s, exit code {code}", flush=True)
         if code:
@@ -180,18 +179,29 @@ def _answers(address: str) -> bool:
 
 
 def _answered(server: "subprocess.Popen[str]", address: str) -> int:
-    """Waits until a server answers, and stops it. 0 where it did."""
+    """Waits until a server answers. 0 where it does."""
     end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end and server.poll() is None:
+        if _answers(address):
+            return 0
+        time.sleep(0.5)
+    return server.returncode or 1
+
+
+def _ended(process: "subprocess.Popen[str]", stdin: str) -> int:
+    process.communicate(stdin)
+    return process.returncode
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    """Also what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
     try:
-        while time.monotonic() < end and server.poll() is None:
-            if _answers(address):
-                return 0
-            time.sleep(0.5)
-        return server.returncode or 1
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
