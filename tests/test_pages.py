@@ -4,6 +4,7 @@ import importlib
 import re
 import shlex
 import shutil
+import socket
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,10 @@ def test_a_command_that_fails_ends_it_and_names_the_line(tmp_path: Path) -> None
 
 
 def test_a_server_is_stopped_when_it_answers(tmp_path: Path) -> None:
-    address = "http://127.0.0.1:8917"
-    reader, told = Reader(tmp_path, {"PATH": "/usr/bin:/bin"}), Told()
-    reader.follow(Fence("page.md", 1, "sh", "python3 -m http.server --bind 127.0.0.1 8917\n", background=address), told)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address, command = f"http://127.0.0.1:{port}", f"python3 -m http.server --bind 127.0.0.1 {port}\n"
+    reader = Reader(tmp_path, {"PATH": "/usr/bin:/bin"})
+    reader.follow(Fence("page.md", 1, "sh", command, background=address), Told())
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(address, timeout=2)
