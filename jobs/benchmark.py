@@ -42,13 +42,19 @@ def main(settings: BenchmarkJob) -> None:
         tell(store, result, settings, settings.out, reporter, settings.published)
 
 
-def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter) -> BenchmarkResult:
-    """Generates, measures and times every point of a sweep, in a Ray session that is there."""
+def run_benchmark(
+    store: Store, settings: BenchmarkSettings, reporter: Reporter, own_namespace: str | None = None
+) -> BenchmarkResult:
+    """Generates, measures and times every point of a sweep, in a Ray session that is there.
+
+    Args:
+        own_namespace: where `reuse: none` computes; without, in one that nobody used before.
+    """
     points = checked_points(store, settings)
     measures = measures_of(store, settings, settings.metrics, points)
     result = benchmark(
         store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
-        engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
+        engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings, own_namespace),
         keep=settings.keep, trajectory=settings.metrics.trajectory, baseline=settings.baseline,
     )  # fmt: skip
     if settings.published is None:
