@@ -35,7 +35,7 @@ class Cron:
     def __post_init__(self) -> None:
         try:
             ZoneInfo(self.zone)
-        except (ValueError, OSError) as error:  # among them: not found, a path, a folder
+        except (KeyError, ValueError, OSError) as error:  # not found, a path, a folder
             raise ValueError(f"time_zone: there is no time zone {self.zone!r}; write Europe/Berlin, or UTC") from error
         if len(self.expression.split()) != _FIELDS:
             raise ValueError(f"cron: must have five fields, such as 0 2 * * * (got {self.expression!r})")
