@@ -43,7 +43,9 @@ from pipeline.tracking.registry import Registry
 from pipeline.training.importing import export_folder
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import CheckpointRef, commit_snapshot, find_snapshot
-from tests.tracking.conftest import empty_database  # noqa: F401
+from tests.tracking import conftest as tracking
+
+empty_database = tracking.empty_database
 
 ROOT = Path(__file__).parents[2]
 TRAINING = "digits-01234567"
@@ -92,7 +94,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def made(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:  # noqa: F811
+def made(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     root = tmp_path_factory.mktemp("place")
     shutil.copy(empty_database, root / "mlflow.db")
     store = Store(root / "store")
@@ -136,7 +138,8 @@ def test_every_name_of_a_checkpoint_is_the_same_samples_and_none_is_made_twice(
     names = [
         f"{TRAINING}@1000", f"{TRAINING}@1000/ema-1", "models:/digits/1", "models:/digits@champion",
         {"training": f"runs:/{place.run_id}", "at": 1000, "ema": "ema-1"}, str(tmp_path / "exported"),
-        f"{place.root}/store/checkpoints/{TRAINING}@1000", f"{place.root}/store/checkpoints/digits/snapshots/000000001000",
+        f"{place.root}/store/checkpoints/{TRAINING}@1000",
+        f"{place.root}/store/checkpoints/digits/snapshots/000000001000",
         str(tmp_path / "other" / "checkpoints" / "else"), f"file://{tmp_path}/other/checkpoints/else-89abcdef/",
     ]  # fmt: skip
     for name in names:
@@ -354,9 +357,12 @@ def test_words_that_mlflow_keeps_for_itself_are_no_alias() -> None:
 def test_three_lines_of_the_docs_sample_from_a_model_with_the_tracker_alone(place: Place, tmp_path: Path) -> None:
     [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "registry.md").read_text(), re.DOTALL)
     assert len(lines.strip().splitlines()) == 3
-    more = "\nimport numpy; numpy.save('images.npy', images)\n"
-    more += "few = model.predict([0, 1], params={'sampler': '{solver: {kind: euler}, timesteps: {kind: edm, num_steps: 3}}'})\n"
-    more += "numpy.save('few.npy', few)\n"
+    sampler = "{solver: {kind: euler}, timesteps: {kind: edm, num_steps: 3}}"
+    more = f"""
+import numpy
+numpy.save("images.npy", images)
+numpy.save("few.npy", model.predict([0, 1], params={{"sampler": "{sampler}"}}))
+"""
     environment = {**os.environ, "MLFLOW_TRACKING_URI": place.tracking_uri, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", lines + more], check=True, cwd=tmp_path, env=environment, timeout=120)
     images = np.load(tmp_path / "images.npy")
