@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
 from pipeline.config.checkpoints import CheckpointSettings, is_address
 from pipeline.config.load import validate
 from pipeline.config.settings import Job
@@ -25,31 +23,29 @@ from pipeline.training.copies import copy_exported, copy_snapshot, find_equal, n
 from pipeline.training.importing.own_folder import is_own
 from pipeline.training.snapshot import LATEST, CheckpointRef, Snapshot, find_snapshot
 
-Settings = TypeVar("Settings", bound=BaseModel)
+Settings = TypeVar("Settings", bound=Job)
 
 _KEYS = ("checkpoint", "guide")
 _IN_STORE = re.compile(r"(?P<root>[^?]*)/checkpoints/(?P<name>[^?]+?)/?(?P<query>\?.*)?")
 _SNAPSHOT = re.compile(r"(?P<training>[^/@]+)/snapshots/0*(?P<at>\d+)(\.json)?")
 
 
-def with_checkpoints(store: Store, settings: Settings, job: Job | None = None) -> Settings:
+def with_checkpoints(store: Store, settings: Settings) -> Settings:
     """The settings with titles of checkpoints of the store in the place of addresses, in sweeps and spaces too.
 
     Args:
         store: gets a copy of what lies elsewhere.
-        settings: of a job, or of a part of one.
-        job: the whole job, which says which tracker is asked; empty where `settings` are.
+        settings: of a job.
 
     Raises:
         UserError: an address is wrong, nothing is there, the tracker is away, or a digest is not what it must be.
     """
-    asking = job or settings
-    assert isinstance(asking, Job)
-    finder = Finder(store, asking.tracking_uri or default_tracking_uri(asking.store))
+    finder = Finder(store, settings.tracking_uri or default_tracking_uri(settings.store))
     found = _replaced(settings.model_dump(mode="json"), finder, within=False)
-    for address, name in finder.told.items():
-        if found.get("baseline"):  # the name of a setting, which may hold the address
-            found["baseline"] = found["baseline"].replace(address, name)
+    for part in (found, found.get("benchmark", {})):
+        if part.get("baseline"):  # the name of a setting, which may hold an address; a longer one may hold a shorter
+            for address in sorted(finder.told, key=len, reverse=True):
+                part["baseline"] = part["baseline"].replace(address, finder.told[address])
     return type(settings).model_validate(found) if finder.told else settings
 
 

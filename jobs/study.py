@@ -25,8 +25,8 @@ def main(settings: StudyJob) -> None:
             trained = run_training(store, settings.train, reporter)
             print(f"trained {trained.training}: {trained.num_images:,} images seen")
             unregistered = register(store, trained.training, trained.key, settings.train.register_as, reporter)
-            measured = with_checkpoints(store, of_training(settings, trained.training), settings)
-            result = run_benchmark(store, measured, reporter)
+            settings = with_checkpoints(store, settings)  # now, as one may be what was just registered
+            result = run_benchmark(store, of_training(settings, trained.training), reporter)
         tell(store, result, settings, settings.out, reporter, settings.benchmark.published)
     if unregistered is not None:
         raise unregistered

@@ -26,12 +26,12 @@ from pipeline.config.checkpoints import CheckpointSettings, GuideSettings, Regis
 from pipeline.config.search import SearchJob
 from pipeline.config.settings import (
     BenchmarkJob,
-    BenchmarkSettings,
     ExportCheckpointJob,
     GenerateJob,
     ImportCheckpointJob,
     Job,
     OptimizeGridJob,
+    StudyJob,
 )
 from pipeline.config.suggest import SuggestJob
 from pipeline.data.samples import read_samples
@@ -295,8 +295,10 @@ def test_addresses_in_sweeps_baselines_and_spaces_become_titles(place: Place) ->
     ]
     assert found.baseline == f"training={TRAINING}@1000/ema-1, ema=raw"
     assert with_checkpoints(place.store, found) is found, "nothing is left to be found"
-    inner = BenchmarkSettings.model_validate({"name": "n", "metrics": METRICS, "checkpoint": "models:/digits"})
-    assert with_checkpoints(place.store, inner, benchmark).checkpoint.training == f"{TRAINING}@2000/ema-1"
+    inner = {"name": "n", "metrics": METRICS, "sweep": swept, "baseline": "training=models:/digits, ema=raw"}
+    whole = {**job, "train": {"name": "digits", "dataset": "digits"}, "benchmark": inner}
+    study = StudyJob.model_validate({key: whole[key] for key in ("store", "tracking_uri", "train", "benchmark")})
+    assert with_checkpoints(place.store, study).benchmark.baseline == f"training={TRAINING}@2000/ema-1, ema=raw"
     space = {"checkpoint.training": ["models:/digits/1", "digits"], "sampler.timesteps.num_steps": [4, 6]}
     search = SearchJob.model_validate({**job, "checkpoint": "digits", "space": space, "budget": {"nfe": 1000}})
     assert with_checkpoints(place.store, search).space == {
