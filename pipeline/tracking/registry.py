@@ -6,7 +6,7 @@ the artifacts of the run that made it.
 
 import difflib
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,7 +243,7 @@ class Registry:
             self._client.create_model_version(name, **request, await_creation_for=0)
             found = self._of(name, digest)
         for twin in found[1:]:
-            or_none(lambda number=twin.version: self._client.delete_model_version(name, number))
+            or_none(partial(self._client.delete_model_version, name, twin.version))
         return found[0]
 
     def _upload(self, run_id: str, files: Path, folder: str) -> None:
@@ -251,7 +251,7 @@ class Registry:
         with environment(MLFLOW_HTTP_REQUEST_TIMEOUT=str(UPLOAD_TIMEOUT_SECONDS)):
             for path in sorted(path for path in files.rglob("*") if path.is_file()):
                 parent = f"{folder}/{path.parent.relative_to(files)}".removesuffix("/.")
-                patiently(lambda path=path, parent=parent: self._client.log_artifact(run_id, str(path), parent))
+                patiently(partial(self._client.log_artifact, run_id, str(path), parent))
 
     def _check_database(self, address: str) -> None:
         """Looking into a sqlite database that is not there would make it."""

@@ -106,7 +106,7 @@ def copy_exported(folder: Path, target: Store, training: str = "", expected: tup
     there = find_equal(target, name, found.num_images, first, digest(found.model))
     if there is not None:
         return there
-    meta = {"settings": {"kind": "imported", "origin": found.origin}, "dataset": dict(found.dataset)}
+    meta: dict[str, Any] = {"settings": {"kind": "imported", "origin": found.origin}, "dataset": dict(found.dataset)}
     if found.licence is not None:
         meta["licence"] = found.licence
     return _commit(target, name, found.num_images, found.model, blobs, meta)
