@@ -5,26 +5,28 @@ the artifacts of the run that made it.
 """
 
 import difflib
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CheckpointError
 from pipeline.tracking import links, names
-from pipeline.tracking.client import TrackingClient, verdict
-from pipeline.tracking.versions import ModelAddress, Registrable, Version, version_of
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.patience import asking, environment, or_none, pages, patiently
+from pipeline.tracking.versions import (
+    ModelAddress,
+    Registrable,
+    RunCheckpoint,
+    Version,
+    checkpoint_of_run,
+    parse_run,
+    version_of,
+)
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-Result = TypeVar("Result")
-
-TRIES = 5  # of a request whose reply was lost; each may be repeated without harm
-FIRST_WAIT_SECONDS = 0.3  # between tries, doubled each time
 UPLOAD_TIMEOUT_SECONDS = 600  # that a server may be silent while it stores a file
 
 
@@ -94,10 +96,49 @@ class Registry:
         """
         return {alias: int(version) for alias, version in self._model(name).aliases.items()}
 
+    def find(self, name: str, checkpoint: Registrable) -> Version | None:
+        """The version that a checkpoint is of a model, if it is one.
+
+        Raises:
+            CheckpointError: the server is away.
+        """
+        with asking(self.tracking_uri, f"models:/{name}"):
+            found = patiently(lambda: self._of(name, checkpoint.digest))
+        return version_of(found[0]) if found else None
+
+    def of_run(self, address: str) -> RunCheckpoint:
+        """The checkpoint that a run made or worked with.
+
+        Args:
+            address: `runs:/` and the run's id.
+
+        Raises:
+            SettingsError: it is no such address.
+            CheckpointError: there is no such run, it has no checkpoint, or the server is away.
+        """
+        run_id = parse_run(address)
+        self._check_database(address)
+        with asking(self.tracking_uri, address):
+            run = patiently(lambda: or_none(lambda: self._client.get_run(run_id)))
+        if run is None:
+            raise CheckpointError(address, f"there is no such run at {self._title}")
+        return checkpoint_of_run(address, run.info.run_name, run.data.tags)
+
+    def run_id(self, experiment: str, key: str) -> str:
+        """The id of the run of a key, empty where there is none.
+
+        Raises:
+            CheckpointError: the server is away.
+        """
+        client = TrackingClient(self.tracking_uri, experiment)
+        with asking(self.tracking_uri, experiment):
+            found = patiently(lambda: client.runs_of(names.clean_run_key(key)))
+        return str(found[0].info.run_id) if found else ""
+
     def models(self) -> list[str]:
         """The names of all registered models, sorted."""
-        with self._asking(self.tracking_uri):
-            return sorted(model.name for model in _pages(self._client.search_registered_models))
+        with asking(self.tracking_uri, self._title):
+            return sorted(model.name for model in pages(self._client.search_registered_models))
 
     # -- changing --------------------------------------------------------------------------------------------------
 
@@ -119,18 +160,21 @@ class Registry:
         Raises:
             CheckpointError: the server is away, or refuses.
         """
-        where = f"models:/{name}"
-        with self._asking(where):
-            found = self._patiently(lambda: self._of(name, checkpoint.digest)) if self._is_there(name) else []
-            if not found:
-                self._upload(run_id, files, checkpoint.folder)
-                self._patiently(lambda: self._create_model(name))
-                source = (
-                    f"{self._patiently(lambda: self._client.get_run(run_id)).info.artifact_uri}/{checkpoint.folder}"
-                )
-                whole = {**(tags or {}), **checkpoint.tags()}
-                found = [self._patiently(lambda: self._once(name, checkpoint, source, run_id, whole, description))]
-        return version_of(found[0])
+        there = self.find(name, checkpoint)
+        if there is not None:
+            return there
+        with asking(self.tracking_uri, f"models:/{name}"):
+            self._upload(run_id, files, checkpoint.folder)
+            patiently(lambda: self._create_model(name))
+            run = patiently(lambda: self._client.get_run(run_id))
+            request = {
+                "source": f"{run.info.artifact_uri}/{checkpoint.folder}",
+                "run_id": run_id,
+                "tags": {**(tags or {}), **checkpoint.tags()},
+                "description": description,
+            }
+            found = patiently(lambda: self._once(name, checkpoint.digest, request))
+        return version_of(found)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Has an alias stand for a version from now on.
@@ -140,8 +184,8 @@ class Registry:
         """
         if version not in {int(found.version) for found in self._all(name)}:
             raise CheckpointError(f"models:/{name}/{version}", "there is no such version")
-        with self._asking(f"models:/{name}@{alias}"):
-            self._patiently(lambda: self._client.set_registered_model_alias(name, alias, str(version)))
+        with asking(self.tracking_uri, f"models:/{name}@{alias}"):
+            patiently(lambda: self._client.set_registered_model_alias(name, alias, str(version)))
 
     def download(self, version: Version, folder: Path) -> Path:
         """Copies the files of a version into a folder that is there, and returns where they lie in it.
@@ -149,7 +193,7 @@ class Registry:
         Raises:
             CheckpointError: they are not there, or the server is away.
         """
-        with self._asking(version.address):
+        with asking(self.tracking_uri, version.address):
             return Path(self._client.download_artifacts(version.run_id, version.folder, str(folder)))
 
     # -- within ----------------------------------------------------------------------------------------------------
@@ -161,8 +205,8 @@ class Registry:
     def _model(self, name: str) -> Any:
         address = f"models:/{name}"
         self._check_database(address)
-        with self._asking(address):
-            found = self._patiently(lambda: _or_none(lambda: self._client.get_registered_model(name)))
+        with asking(self.tracking_uri, address):
+            found = patiently(lambda: or_none(lambda: self._client.get_registered_model(name)))
         if found is None:
             known = self.models()
             close = difflib.get_close_matches(name, known, n=1)
@@ -173,17 +217,14 @@ class Registry:
     def _all(self, name: str) -> list[Any]:
         """MLflow's versions of a model, ascending."""
         self._model(name)
-        with self._asking(f"models:/{name}"):
-            return self._patiently(lambda: self._search(f"name = '{name}'"))
-
-    def _is_there(self, name: str) -> bool:
-        return self._patiently(lambda: _or_none(lambda: self._client.get_registered_model(name))) is not None
+        with asking(self.tracking_uri, f"models:/{name}"):
+            return patiently(lambda: self._search(f"name = '{name}'"))
 
     def _of(self, name: str, digest: str) -> list[Any]:
         return self._search(f"name = '{name}' and tags.`{names.CHECKPOINT_DIGEST}` = '{digest}'")
 
     def _search(self, wanted: str) -> list[Any]:
-        found = _pages(lambda **page: self._client.search_model_versions(wanted, **page))
+        found = pages(lambda **page: self._client.search_model_versions(wanted, **page))
         return sorted(found, key=lambda version: int(version.version))
 
     def _create_model(self, name: str) -> None:
@@ -195,36 +236,22 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _once(
-        self, name: str, checkpoint: Registrable, source: str, run_id: str, tags: Mapping[str, str], description: str
-    ) -> Any:  # fmt: skip
-        found = self._of(name, checkpoint.digest)
+    def _once(self, name: str, digest: str, request: Mapping[str, Any]) -> Any:
+        """The one version of a digest."""
+        found = self._of(name, digest)
         if not found:
-            self._client.create_model_version(name, source, run_id, dict(tags), None, description, await_creation_for=0)
-            found = self._of(name, checkpoint.digest)
+            self._client.create_model_version(name, **request, await_creation_for=0)
+            found = self._of(name, digest)
         for twin in found[1:]:
-            _or_none(lambda number=twin.version: self._client.delete_model_version(name, number))
+            or_none(partial(self._client.delete_model_version, name, twin.version))
         return found[0]
 
     def _upload(self, run_id: str, files: Path, folder: str) -> None:
         """Each file under its own name, so that one sent again replaces itself."""
-        with _environment(MLFLOW_HTTP_REQUEST_TIMEOUT=str(UPLOAD_TIMEOUT_SECONDS)):
+        with environment(MLFLOW_HTTP_REQUEST_TIMEOUT=str(UPLOAD_TIMEOUT_SECONDS)):
             for path in sorted(path for path in files.rglob("*") if path.is_file()):
                 parent = f"{folder}/{path.parent.relative_to(files)}".removesuffix("/.")
-                self._patiently(lambda path=path, parent=parent: self._client.log_artifact(run_id, str(path), parent))
-
-    def _patiently(self, request: Callable[[], Result]) -> Result:
-        """The answer to a request that may be repeated; a reply that is lost costs a moment."""
-        wait = FIRST_WAIT_SECONDS
-        for _ in range(TRIES - 1):
-            try:
-                return request()
-            except Exception as error:
-                if verdict(error) != "unreachable" or _is_denied(error):
-                    raise
-            time.sleep(wait)
-            wait *= 2
-        return request()
+                patiently(partial(self._client.log_artifact, run_id, str(path), parent))
 
     def _check_database(self, address: str) -> None:
         """Looking into a sqlite database that is not there would make it."""
@@ -235,61 +262,3 @@ class Registry:
     @property
     def _title(self) -> str:
         return links.readable(self.tracking_uri)
-
-    @contextmanager
-    def _asking(self, where: str) -> Iterator[None]:
-        """Every trouble with the server as one sentence."""
-        try:
-            yield
-        except CheckpointError:
-            raise
-        except Exception as error:
-            line = links.redacted(str(error).strip() or type(error).__name__, self.tracking_uri).splitlines()[0][:200]
-            if _is_denied(error):
-                mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may"
-                raise CheckpointError(where, f"{self._title} refuses: {mend} ({line})") from error
-            if verdict(error) == "unreachable":
-                raise CheckpointError(
-                    where, f"{self._title} cannot be reached: start it, or set tracking_uri ({line})"
-                ) from error
-            raise CheckpointError(where, f"{self._title} refuses ({line})") from error
-
-
-def _pages(search: Callable[..., Any]) -> list[Any]:
-    """All that a search finds."""
-    found = search(max_results=1000)
-    everything = list(found)
-    while found.token:
-        found = search(max_results=1000, page_token=found.token)
-        everything.extend(found)
-    return everything
-
-
-def _or_none(request: Callable[[], Result]) -> Result | None:
-    """The answer, or None where what was asked for is not there."""
-    try:
-        return request()
-    except Exception as error:
-        if verdict(error) != "gone":
-            raise
-        return None
-
-
-def _is_denied(error: Exception) -> bool:
-    return getattr(error, "error_code", "") in ("PERMISSION_DENIED", "UNAUTHENTICATED")
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Within it, variables have other values."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                with suppress(KeyError):
-                    del os.environ[name]
-            else:
-                os.environ[name] = value

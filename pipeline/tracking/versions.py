@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.digests import digest
+from pipeline.data.store import Store
 from pipeline.errors import CheckpointError, SettingsError
 from pipeline.tracking import names
+from pipeline.training.copies import WORD, weights_digest
+from pipeline.training.snapshot import Snapshot
 
 NEWEST = "latest"  # MLflow's word, in the place of a version or alias
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-ALIAS = re.compile(r"(?![vV]\d+$)(?!latest$)[A-Za-z][\w-]*", re.ASCII)
+_RUN = re.compile(r"runs:/+(?P<run>[0-9a-f]{32})/?")
 _ADDRESS = re.compile(r"models:/+(?P<name>[^/@:]+)(?:/(?P<version>\d+|latest)|@(?P<alias>[\w-]+))?")
 
 
@@ -35,6 +36,23 @@ class Registrable:
     weights_sha256: str
     model_digest: str
 
+    def __post_init__(self) -> None:
+        """Whoever may write to the tracker may have written these, and keys of the store are made of them."""
+        for text in (self.training, self.weights):
+            if not WORD.fullmatch(text):
+                raise ValueError(f"{text!r} is no name")
+
+    @classmethod
+    def of(cls, store: Store, snapshot: Snapshot) -> "Registrable":
+        return cls(
+            store=store.title,
+            training=snapshot.training,
+            num_images=snapshot.num_images,
+            weights=snapshot.weights,
+            weights_sha256=snapshot.weights_sha256,
+            model_digest=snapshot.model_digest,
+        )
+
     @property
     def title(self) -> str:
         """As tables and settings name it."""
@@ -43,7 +61,7 @@ class Registrable:
     @property
     def digest(self) -> str:
         """Equal for equal weights of equal models, wherever they lie: what makes a version the same version."""
-        return digest({"weights": self.weights_sha256, "model": self.model_digest})
+        return weights_digest(self.weights_sha256, self.model_digest)
 
     @property
     def folder(self) -> str:
@@ -70,7 +88,7 @@ class Version(Registrable):
         name: of the model.
         version: its number.
         run_id: of the run that made it.
-        tags_there: all of its tags.
+        all_tags: as the tracker has them.
     """
 
     name: str
@@ -135,3 +153,47 @@ def version_of(found: Any) -> Version:
     if tags.get(names.CHECKPOINT_DIGEST) != version.digest:
         raise CheckpointError(address, f"its tags were changed: {names.CHECKPOINT_DIGEST} is not that of the others")
     return version
+
+
+@dataclass(frozen=True)
+class RunCheckpoint:
+    """The checkpoint of a run.
+
+    Args:
+        store: the address of the store that it lies in; empty where the run does not say.
+        name: of a training, or the title of a checkpoint, as settings have it.
+    """
+
+    store: str
+    name: str
+
+
+def parse_run(address: str) -> str:
+    """The id in `runs:/<id>`.
+
+    Raises:
+        SettingsError: it is no such address.
+    """
+    match = _RUN.fullmatch(address)
+    if match is None:
+        raise SettingsError(address, "is not the address of a run: write runs:/ and the id that its page shows")
+    return match["run"]
+
+
+def checkpoint_of_run(address: str, name: str, tags: Mapping[str, str]) -> RunCheckpoint:
+    """What a run's tags say.
+
+    Args:
+        name: of the run; a training's is its folder.
+
+    Raises:
+        CheckpointError: it has no checkpoint.
+    """
+    kind = tags.get(names.KIND, "")
+    found = tags.get(names.TRAINING, name) if kind == "training" else tags.get(names.CHECKPOINT, "")
+    if not found:
+        what = f"{kind or 'a'} run {name!r}".removeprefix("a ")
+        raise CheckpointError(address, f"the {what} has no checkpoint: name a training's run, or that of one setting")
+    if not all(WORD.fullmatch(part) for part in re.split("[@/]", found)):
+        raise CheckpointError(address, f"its tags were changed by hand: {found[:100]!r} is no checkpoint's name")
+    return RunCheckpoint(tags.get(names.STORE, ""), found)
