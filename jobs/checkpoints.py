@@ -49,6 +49,19 @@ def with_checkpoints(store: Store, settings: Settings) -> Settings:
     return type(settings).model_validate(found) if finder.told else settings
 
 
+def title_of(store: Store, checkpoint: CheckpointSettings, tracking_uri: str) -> str:
+    """What a store calls the weights that settings name; brought into it where they lie elsewhere.
+
+    Raises:
+        UserError: as `with_checkpoints`.
+    """
+    name = checkpoint.training
+    if is_address(name):
+        found = Finder(store, tracking_uri).name(name, checkpoint.at)
+        checkpoint = CheckpointSettings(training=found, ema=checkpoint.ema)
+    return name_of(find_snapshot(store, checkpoint.ref()))
+
+
 def _replaced(value: Any, finder: "Finder", within: bool) -> Any:
     """A copy of nested settings; `within` says that this is under a key that names a checkpoint."""
     if isinstance(value, Mapping):

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from jobs import cli
 from jobs.benchmark import run_benchmark
+from jobs.checkpoints import title_of
 from jobs.context import open_store
 from pipeline.config.schedule import ScheduleJob
 from pipeline.config.settings import CheckpointSettings
@@ -50,7 +51,7 @@ class SlotWork:
         """Benchmarks what the slot's first attempt found to be the newest version, on the slot's seeds."""
         settings = self.settings
         pinned = slots.pinned_of(self.store, slot) or slots.begin_slot(self.store, slot, self._pin(slot))
-        benchmark = settings.of_checkpoint(CheckpointSettings(**pinned["checkpoint"]), pinned["seeds"]["first"])
+        benchmark = settings.of_checkpoint(pinned["checkpoint"], pinned["seeds"]["first"])
         with session():
             result = run_benchmark(self.store, benchmark, self.reporter, slot.identity)
         margin = Margin(settings.alarm.margin, settings.alarm.unit, settings.alarm.level)
@@ -71,22 +72,20 @@ class SlotWork:
 
     def _pin(self, slot: Slot) -> dict[str, Any]:
         """What the slot is about from now on, whatever is registered while it runs."""
-        settings, benchmark = self.settings, self.settings.benchmark
-        checkpoint, version = benchmark.checkpoint, benchmark.checkpoint.training
+        settings, benchmark, version = self.settings, self.settings.benchmark, ""
+        named = benchmark.checkpoint.model_dump()
         if settings.model is not None:
             assert self.models is not None
-            newest = self.models.newest(settings.model)
-            version = str(newest.version)
-            checkpoint = CheckpointSettings(
-                training=newest.training, at=newest.num_images, ema=checkpoint.ema or newest.weights
-            )
+            version = str(self.models.newest(settings.model).version)
+            named["training"] = f"models:/{settings.model}/{version}"
+        checkpoint = title_of(self.store, CheckpointSettings(**named), self.reporter.tracking_uri)
         first, count = benchmark.seeds.first, benchmark.seeds.count
         if settings.slot_seeds == "disjoint":
             first = slot.first_seed(first, count, benchmark.execution.chunk_size)
         return {
             "model": settings.model,
-            "version": version,
-            "checkpoint": checkpoint.model_dump(),
+            "version": version or checkpoint,
+            "checkpoint": checkpoint,
             "seeds": {"first": first, "count": count},
             "settings": digest(settings),
             "code": code_version(),

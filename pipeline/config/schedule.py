@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.cron import Cron
-from pipeline.config.settings import CheckpointSettings, Job, StudyBenchmark
+from pipeline.config.settings import Job, StudyBenchmark
 from pipeline.errors import SettingsError
 from pipeline.training.settings import Frozen
 
@@ -103,9 +103,9 @@ class ScheduleJob(Job):
     def times(self) -> Cron:
         return Cron(self.cron, self.time_zone)
 
-    def of_checkpoint(self, checkpoint: CheckpointSettings, first_seed: int) -> StudyBenchmark:
-        """The benchmark of a slot: with its checkpoint and its first seed."""
+    def of_checkpoint(self, title: str, first_seed: int) -> StudyBenchmark:
+        """The benchmark of a slot: with the title of its checkpoint, and its first seed."""
         content = self.benchmark.model_dump()
-        content["checkpoint"] = checkpoint.model_dump()
+        content["checkpoint"] = {"training": title}
         content["seeds"]["first"] = first_seed
         return StudyBenchmark.model_validate(content)
