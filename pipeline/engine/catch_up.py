@@ -38,7 +38,9 @@ class Decision:
 def due(times: Cron, ledger: Ledger, now: datetime) -> list[datetime]:
     """The slots up to now that have no outcome, oldest first."""
     settled = ledger.settled(now)
-    return [] if settled is None else times.between(settled, now)
+    if settled is None:
+        return []
+    return [instant for instant in times.between(settled, now) if instant not in ledger.outcomes]
 
 
 def decide(

@@ -18,7 +18,7 @@ from pipeline.engine import slots
 from pipeline.engine.catch_up import CatchUp, Decision, decide, due
 from pipeline.engine.progress import say
 from pipeline.engine.slots import Slot
-from pipeline.errors import HeldError, RunFailedError, SettingsError, SigmasweepError, UserError
+from pipeline.errors import HeldError, SettingsError, SigmasweepError, UserError
 
 MOST_MISSES = 100  # that are recorded one by one; of more, the older ones are one gap
 _LOOK_BACK = 8  # settled slots, of which those that were not told yet are told
@@ -90,7 +90,7 @@ class Firing:
         except HeldError as error:
             say(f"{error}; nothing was done here")
             return BUSY
-        return max(codes) if codes else self._code_of(asked or Slot(self.schedule, self.times.latest(now)))
+        return max(codes) if codes else self._code_of(asked, now)
 
     def _settle_all(self, asked: Slot | None, held: lease.Lease) -> list[int]:
         """One slot after another, oldest first, until none is due."""
@@ -110,11 +110,10 @@ class Firing:
 
     def _decide(self, asked: Slot | None) -> list[Decision]:
         now = self.clock()
-        ledger = slots.read_ledger(self.store, self.schedule)
-        taken = slots.take_back(self.store, ledger, self.schedule, now)
+        taken = slots.take_back(self.store, slots.read_ledger(self.store, self.schedule), self.schedule, now)
         if taken:
             say(f"{self.schedule}: {len(taken)} misses lay ahead of the clock, and are taken back")
-            ledger = slots.read_ledger(self.store, self.schedule)
+        ledger = slots.read_ledger(self.store, self.schedule)
         until = now if asked is None else asked.instant
         waiting = due(self.times, ledger, until)
         return decide(waiting, ledger, self.catch_up, until, None if asked is None else asked.instant)
@@ -142,7 +141,10 @@ class Firing:
     def _tell(self, slot: Slot) -> int:
         outcome = slots.read_outcome(self.store, slot)
         assert outcome is not None
-        slots.record_told(self.store, slot, self.tell(slot, outcome))
+        try:
+            slots.record_told(self.store, slot, self.tell(slot, outcome))
+        except SigmasweepError as error:  # the slot is settled whoever hears of it; the next call tells again
+            say(f"slot {slot}: could not be told: {error}")
         return code_of(outcome)
 
     def _tell_untold(self) -> None:
@@ -175,14 +177,21 @@ class Firing:
         if asked.instant > now:
             raise SettingsError("--slot", f"{asked.instant.isoformat()} is yet to come (it is {now.isoformat()})")
 
-    def _code_of(self, slot: Slot) -> int:
+    def _code_of(self, asked: Slot | None, now: datetime) -> int:
+        """Where there was nothing to do: of the slot that was asked for, or of the last one that was due."""
+        slot = asked or Slot(self.schedule, self.times.latest(now))
         outcome = slots.read_outcome(self.store, slot)
-        if outcome is None:
-            raise RunFailedError(
-                slot, "lies before the schedule was begun, or within a gap: it cannot be done any more"
-            )
-        say(f"slot {slot}: was settled before ({outcome.get('verdict', outcome['state'])})")
-        return code_of(outcome)
+        if outcome is not None:
+            say(f"slot {slot}: was settled before ({outcome.get('verdict', outcome['state'])})")
+            return code_of(outcome)
+        if asked is None:
+            say(f"{self.schedule}: nothing is due")
+            return DONE
+        ledger = slots.read_ledger(self.store, self.schedule)
+        if ledger.since is not None and slot.instant > ledger.since:
+            say(f"slot {slot}: was missed, with others")
+            return MISSED
+        raise SettingsError("--slot", f"{slot.instant.isoformat()} lies before the schedule began ({ledger.since})")
 
 
 def code_of(outcome: Mapping[str, Any]) -> int:

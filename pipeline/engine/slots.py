@@ -6,6 +6,7 @@
     schedules/<name>/slots/<slot>/outcome      what it found, or that it was missed; set once, and never both
     schedules/<name>/slots/<slot>/told         that tracker and webhook have heard of it
     schedules/<name>/gaps/<slot>               many slots up to this one that were missed together
+    schedules/<name>/ahead/<slot>              its result is of a time when the clock was ahead of it
 
 A slot is an instant of a schedule. Its name here is the instant in UTC, its identity the digest of that and the
 schedule's name: no clock of any machine takes part. One listing tells the state of all.
@@ -92,6 +93,7 @@ class Ledger:
         failures: attempts that failed, by slot.
         told: slots that were told.
         gaps: the ends of gaps.
+        ahead: slots with a result from before their instant.
     """
 
     since: datetime | None
@@ -100,11 +102,12 @@ class Ledger:
     failures: Mapping[datetime, int] = field(default_factory=dict)
     told: frozenset[datetime] = frozenset()
     gaps: frozenset[datetime] = frozenset()
+    ahead: frozenset[datetime] = frozenset()
 
     def settled(self, now: datetime) -> datetime | None:
-        """Up to here, each slot has an outcome, for slots are settled in their order. What lies after `now`, since a
-        clock was ahead once, does not count."""
-        ends = (self.since, *self.outcomes, *self.gaps)
+        """Up to here, each slot has an outcome, for slots are settled in their order. What a clock that was ahead has
+        settled before its time says nothing of those before it."""
+        ends = (self.since, *(self.outcomes - self.ahead), *self.gaps)
         return max((end for end in ends if end is not None and end <= now), default=None)
 
 
@@ -114,20 +117,20 @@ def read_ledger(store: Store, schedule: str) -> Ledger:
     """
     root = f"{ROOT}/{schedule}"
     found: dict[str, list[datetime]] = {"outcome": [], "begun": [], "told": [], "failure": []}
-    gaps: list[datetime] = []
+    marked: dict[str, list[datetime]] = {"gaps": [], "ahead": []}
     has_begun = False
     for key in store.committed(root):
         parts = key.removeprefix(f"{root}/").split("/")
         if parts == ["since"]:
             has_begun = True
-        elif parts[0] == "gaps":
-            gaps.append(_parse(parts[1]))
+        elif parts[0] in marked:
+            marked[parts[0]].append(_parse(parts[1]))
         elif parts[0] == "slots" and (kind := parts[2].partition("-")[0]) in found:
             found[kind].append(_parse(parts[1]))
     since = datetime.fromisoformat(store.manifest(f"{root}/since").meta["since"]) if has_begun else None
     return Ledger(
         since, frozenset(found["outcome"]), frozenset(found["begun"]), Counter(found["failure"]),
-        frozenset(found["told"]), frozenset(gaps),
+        frozenset(found["told"]), frozenset(marked["gaps"]), frozenset(marked["ahead"]),
     )  # fmt: skip
 
 
@@ -187,17 +190,19 @@ def record_told(store: Store, slot: Slot, webhook: str) -> None:
 
 
 def take_back(store: Store, ledger: Ledger, schedule: str, now: datetime) -> list[datetime]:
-    """Removes misses later than now, which a clock that was ahead has recorded: they cannot be true.
+    """Removes misses later than now, which a clock that was ahead has recorded: they cannot be true. Results stay.
 
     Returns:
         The slots, and ends of gaps, that were taken back.
     """
     taken = []
-    for instant in sorted(instant for instant in ledger.outcomes if instant > now):
+    for instant in sorted(instant for instant in ledger.outcomes - ledger.ahead if instant > now):
         found = store.find(Slot(schedule, instant).key("outcome"))
         if found is not None and found.meta["state"] == "missed":
             store.remove(found)
             taken.append(instant)
+        else:
+            store.commit_new(f"{ROOT}/{schedule}/ahead/{Slot(schedule, instant).stamp}", {}, {"seen": now.isoformat()})
     for instant in sorted(instant for instant in ledger.gaps if instant > now):
         store.remove(store.manifest(f"{ROOT}/{schedule}/gaps/{Slot(schedule, instant).stamp}"))
         taken.append(instant)

@@ -24,8 +24,10 @@ from pipeline.errors import RunFailedError, SettingsError
 from tests.engine.processes import wait_until
 
 MIDNIGHT = datetime(2026, 11, 26, tzinfo=UTC)
+SETTING = {"name": "heun", "title": "FD", "distance": 1.0, "low": None, "high": None}
 GOOD = {
-    "verdict": "good", "why": "", "changes": [], "baseline": None, "champion": None, "version": "1", "settings": [],
+    "verdict": "good", "why": "", "changes": [], "baseline": None, "champion": None, "version": "1",
+    "settings": [SETTING],
 }  # fmt: skip
 
 
@@ -61,9 +63,6 @@ class World:
             self.store, "s", Cron("0 * * * *"), self.catch_up, self.perform, self.tell, 0.0, lambda: self.now
         )
         return firing.fire(None if asked is None else Slot("s", hour(asked)))
-
-    def state(self) -> dict[int, str]:
-        return {datetime.fromisoformat(entry.slot).hour: entry.state for entry in history(self.store, "s")}
 
 
 @pytest.fixture
@@ -158,7 +157,8 @@ def test_thousands_of_missed_slots_are_one_gap_and_some_misses(world: World) -> 
     entries = history(world.store, "s")
     assert sum(entry.count for entry in entries if entry.state == "missed") == 2999
     assert len(entries) == 1 + MOST_MISSES + 1
-    assert "0 slots with results" not in summary(entries)[0]
+    assert summary(entries)[0] == "1 slots with results, 2999 missed, 0 alarms"
+    assert world.fire(17) == MISSED
     world.now = hour(3001)
     world.fire()
     assert len(world.performed) == 2
@@ -174,9 +174,28 @@ def test_a_slot_that_is_none_is_refused(world: World, asked: float, sentence: st
     assert world.performed == []
 
 
+def test_nothing_is_due_before_the_first_slot_of_a_schedule_that_was_begun(world: World) -> None:
+    world.now = hour(0.5)
+    assert world.fire() == DONE
+    assert world.performed == []
+
+
+def test_a_tracker_that_is_away_keeps_no_slot_from_being_done(world: World) -> None:
+    def away(slot: Slot, outcome: Mapping[str, Any]) -> str:
+        raise RunFailedError("mlflow", "cannot be reached")
+
+    right, world.tell = world.tell, away  # type: ignore[method-assign]
+    for number in (1, 2):
+        world.now = hour(number + 0.1)
+        assert world.fire() == DONE
+    world.tell = right  # type: ignore[method-assign]
+    assert world.fire() == DONE
+    assert world.told == [(1, "done"), (2, "done")]
+
+
 def test_a_slot_before_the_schedule_began_is_refused(world: World) -> None:
     world.now = hour(4)
-    with pytest.raises(RunFailedError, match="lies before the schedule began"):
+    with pytest.raises(SettingsError, match="lies before the schedule began"):
         world.fire(-3)
 
 
