@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from jobs import cli
+from jobs.checkpoints import with_checkpoints
 from jobs.context import (
     checked_points,
     cost,
@@ -36,19 +37,26 @@ from pipeline.tracking.mlflow_reporter import MlflowReporter
 
 def main(settings: BenchmarkJob) -> None:
     store = open_store(settings)
+    settings = with_checkpoints(store, settings)
     with tracked(settings) as reporter:
         with session():
             result = run_benchmark(store, settings, reporter)
         tell(store, result, settings, settings.out, reporter, settings.published)
 
 
-def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter) -> BenchmarkResult:
-    """Generates, measures and times every point of a sweep, in a Ray session that is there."""
+def run_benchmark(
+    store: Store, settings: BenchmarkSettings, reporter: Reporter, own_namespace: str | None = None
+) -> BenchmarkResult:
+    """Generates, measures and times every point of a sweep, in a Ray session that is there.
+
+    Args:
+        own_namespace: where `reuse: none` computes; without, in one that nobody used before.
+    """
     points = checked_points(store, settings)
     measures = measures_of(store, settings, settings.metrics, points)
     result = benchmark(
         store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
-        engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
+        engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings, own_namespace),
         keep=settings.keep, trajectory=settings.metrics.trajectory, baseline=settings.baseline,
     )  # fmt: skip
     if settings.published is None:
@@ -107,8 +115,9 @@ def _steps(row: Row) -> str:
 
 def dry_run(settings: BenchmarkJob) -> list[str]:
     published = [str(settings.published)] if settings.published else []
+    store = DryStore(settings.store)
     try:
-        return cost(DryStore(settings.store), settings) + published
+        return cost(store, with_checkpoints(store, settings)) + published
     except CheckpointError as error:
         return cost_without_checkpoint(settings, error) + published
 

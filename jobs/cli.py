@@ -16,20 +16,21 @@ Settings = TypeVar("Settings", bound=Job)
 
 
 def run(
-    model: type[Settings], job: Callable[[Settings], None], description: str | None,
+    model: type[Settings], job: Callable[[Settings], int | None], description: str | None,
     dry_run: Callable[[Settings], Sequence[str]] | None = None, argv: Sequence[str] | None = None,
 ) -> int:  # fmt: skip
     """Runs a job from the command line.
 
     Args:
         model: the job's settings.
-        job: what it does.
+        job: what it does; what it returns is the exit code, if it returns one.
         description: for --help.
         dry_run: lines that tell what the job would cost, beside the resolved settings.
         argv: arguments; the process's own where empty.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user's (nothing was done), 1 for work that failed, 130 when stopped.
+        The exit code: 0 or the job's own, 2 for a mistake of the user's (nothing was done), 1 for work that failed,
+        130 when stopped.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("config", help="a YAML file; jobs/configs/ has examples")
@@ -42,7 +43,7 @@ def run(
             print(resolved_yaml(settings), end="")
             print(*(f"# {line}" for line in (dry_run(settings) if dry_run else ())), sep="\n")
         else:
-            job(settings)
+            return job(settings) or 0
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2

@@ -85,9 +85,9 @@ def engine_actors(settings: GenerateSettings | OptimizeGridJob | SearchSettings)
     return Actors(num_actors=settings.actors.num_actors)
 
 
-def namespace(settings: GenerateSettings) -> str:
-    """`reuse: none` computes everything in a namespace that nobody used before."""
-    return "" if settings.reuse == "store" else uuid.uuid4().hex
+def namespace(settings: GenerateSettings, own: str | None = None) -> str:
+    """`reuse: none` computes everything in a namespace of its own; where none is given, in one that nobody used."""
+    return "" if settings.reuse == "store" else own or uuid.uuid4().hex
 
 
 def cost(store: Store, settings: GenerateSettings) -> list[str]:

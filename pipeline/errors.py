@@ -6,7 +6,8 @@
     │   ├── DataError            a data set or its source:      where = the file
     │   ├── CheckpointError      a checkpoint or a reference:   where = the checkpoint
     │   ├── StoreError           the store or what lies in it:  where = the key or address
-    │   │   └── ImagesNotKeptError  a chunk whose images were given up to free space
+    │   │   ├── ImagesNotKeptError  a chunk whose images were given up to free space
+    │   │   └── HeldError           what another process is at
     │   └── NewerFormatError     a file of a later version:     where = the file
     └── RunFailedError            the work itself failed; a job prints one sentence and exits with 1
 
@@ -60,6 +61,10 @@ class StoreError(UserError):
 
 class ImagesNotKeptError(StoreError):
     """A chunk is whole but for its images, which somebody did not want to keep."""
+
+
+class HeldError(StoreError):
+    """Another living process holds the lease of what was to be done."""
 
 
 class NewerFormatError(UserError):

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from pipeline.config.load import field_types
+from pipeline.config.schedule import ScheduleJob
 from pipeline.config.search import SearchJob
 from pipeline.config.settings import (
     BenchmarkJob,
@@ -70,7 +71,7 @@ there. Where the parts come from and what they cost: [catalogue.md](catalogue.md
 """
 JOBS: tuple[type[Job], ...] = (
     PrepareJob, TrainJob, GenerateJob, EvaluateJob, BenchmarkJob, CompareJob, StudyJob, ImportCheckpointJob,
-    ExportCheckpointJob, OptimizeGridJob, SuggestJob, SearchJob, ReportJob, PruneJob,
+    ExportCheckpointJob, OptimizeGridJob, SuggestJob, SearchJob, ScheduleJob, ReportJob, PruneJob,
 )  # fmt: skip
 
 

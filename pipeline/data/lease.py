@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pipeline.data.formats import check_format
 from pipeline.data.store import Store
-from pipeline.errors import NewerFormatError, RunFailedError, StoreError
+from pipeline.errors import HeldError, NewerFormatError, RunFailedError, StoreError
 
 ROOT = "leases"
 FORMAT = 1  # of the file of a term; one without a number is of format 1
@@ -110,7 +110,7 @@ def held(store: Store, name: str, say: Say) -> Iterator[Lease]:
         say: told whose place is taken, and that this may take a while.
 
     Raises:
-        StoreError: a living process holds it.
+        HeldError: a living process holds it.
         NewerFormatError: a later version held it last.
     """
     lease = acquire(store, name, say)
@@ -129,7 +129,7 @@ def acquire(store: Store, name: str, say: Say) -> Lease:
     """The next term of a lease, when its holder has let it go, is gone, or has shown no life for a while.
 
     Raises:
-        StoreError: a living process holds it.
+        HeldError: a living process holds it.
         NewerFormatError: a later version held it last.
     """
     while True:
@@ -165,7 +165,7 @@ def claim(lease: Lease) -> bool:
 
 def _wait_until_free(store: Store, name: str, term: int, say: Say) -> None:
     """Raises:
-    StoreError: the holder shows life.
+    HeldError: the holder shows life.
     """
     holder = _holder(store, name, term)
     who = f"{holder}" if holder else "another process"
@@ -183,7 +183,7 @@ def _wait_until_free(store: Store, name: str, term: int, say: Say) -> None:
         if not beat or _newest(store, name) != term:
             return
         if beat != first:
-            raise StoreError(name, f"is held by {who}, which is at work: wait until it has ended, or stop it")
+            raise HeldError(name, f"is held by {who}, which is at work: wait until it has ended, or stop it")
     say(f"{name}: {who} has shown no life for {PATIENCE_S:g} s; its place is taken")
 
 

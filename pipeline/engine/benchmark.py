@@ -60,6 +60,7 @@ class BenchmarkResult:
         followed: the published protocol that the settings name, or `legacy`; or an empty text.
         compared: each setting against the baseline, on the same seeds, by the first distance.
         baseline_named: the baseline was named, and is not the best one.
+        evaluations: of each setting, in the order of the settings, by the first measure.
     """
 
     name: str
@@ -75,6 +76,7 @@ class BenchmarkResult:
     followed: str = ""
     compared: tuple[Compared, ...] = ()
     baseline_named: bool = False
+    evaluations: tuple[Evaluation, ...] = field(default=(), repr=False, compare=False)
 
     def comparisons(self) -> str:
         """The settings against the baseline, as a Markdown table; an empty text where nothing was compared."""
@@ -170,6 +172,7 @@ def benchmark(
         followed=measures[0].protocol,
         compared=compared,
         baseline_named=baseline is not None,
+        evaluations=tuple(teller.evaluations[point.name][0] for point in points),
     )
     params = {result.point.name: point_params(result, seeds, execution) for result in results}
     evaluations = seeds.count * sum(result.nfe for result in results)

@@ -9,6 +9,7 @@ import yaml
 
 from jobs.cli import resolved_yaml
 from pipeline.config.load import load, read
+from pipeline.config.schedule import ScheduleJob
 from pipeline.config.search import SearchJob
 from pipeline.config.settings import (
     BenchmarkJob,
@@ -30,7 +31,8 @@ from pipeline.training.settings import TrainingSettings
 ROOT = Path(__file__).parents[2] / "jobs" / "configs"
 CONFIGS = sorted(ROOT.rglob("*.yaml"))
 KINDS: list[tuple[str, type[Job]]] = [  # the key that only this job has
-    ("space", SearchJob), ("levels", SuggestJob), ("first", CompareJob), ("train", StudyJob), ("source", PrepareJob),
+    ("cron", ScheduleJob), ("space", SearchJob), ("levels", SuggestJob), ("first", CompareJob), ("train", StudyJob),
+    ("source", PrepareJob),
     ("path", ImportCheckpointJob),
     ("training", TrainJob), ("name", BenchmarkJob), ("metrics", EvaluateJob), ("checkpoint", GenerateJob),
 ]  # fmt: skip
