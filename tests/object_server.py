@@ -51,7 +51,7 @@ class ObjectServer:
         (self.folder / "keys.json").write_text(json.dumps({"identities": [_OWNER]}))
         with (self.folder / "log").open("a") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, cwd=self.folder, preexec_fn=_die_with_parent
+                self._command, stdout=log, stderr=log, cwd=self.folder, preexec_fn=die_with_parent
             )
         self._make_bucket(self._process)
 
@@ -79,7 +79,7 @@ class ObjectServer:
                 time.sleep(0.2)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """So that tests that are killed leave no server behind."""
     set_death_signal = 1
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)

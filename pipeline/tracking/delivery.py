@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.tracking import names
-from pipeline.tracking.client import MAX_METRICS, MAX_PARAMS, TrackingClient, value_text, verdict
+from pipeline.tracking.client import MAX_METRICS, MAX_PARAMS, TrackingClient, status_of, value_text, verdict
 from pipeline.tracking.spool import Operation
 from pipeline.tracking.spool_reader import SpoolReader
 
 IMAGE_FOLDER = "images"
 MAX_ARTIFACT_TRIES = 5  # with a server that answers: then the file is given up, not what comes behind it
+ARTIFACT_PATIENCE_S = 600.0  # where the server cannot reach its own storage (5xx)
+_SERVER_ERROR = 500
 _THUMBNAIL = 256  # pixels of the longer side, as MLflow's own
 
 logger = logging.getLogger("pipeline.tracking")
@@ -67,6 +70,7 @@ class Delivery:
         self._history: dict[str, set[tuple[int, str]]] = {}
         self._images: set[str] | None = None
         self._tries: dict[int, int] = defaultdict(int)
+        self._first_tries: dict[int, float] = {}
 
     @property
     def key(self) -> str:
@@ -208,12 +212,19 @@ class Delivery:
                 else:
                     self._send_file(operation, Path(folder))
         except Exception as error:
-            if verdict(error) == "gone" or not self._client.is_alive():
+            if verdict(error) in ("gone", "denied") or not self._client.is_alive():
                 raise
             self._tries[end] += 1
-            if not isinstance(error, FileNotFoundError) and self._tries[end] < MAX_ARTIFACT_TRIES:
+            if not isinstance(error, FileNotFoundError) and not self._is_hopeless(error, end):
                 raise
             logger.warning("%s: %s %r is given up (%s)", self.key, operation["op"], operation["name"], error)
+
+    def _is_hopeless(self, error: Exception, end: int) -> bool:
+        """Whether an artifact was tried often enough: storage behind the server may be away for a while."""
+        first = self._first_tries.setdefault(end, time.monotonic())
+        if status_of(error) >= _SERVER_ERROR:
+            return time.monotonic() - first > ARTIFACT_PATIENCE_S
+        return self._tries[end] >= MAX_ARTIFACT_TRIES
 
     def _send_file(self, operation: Operation, folder: Path) -> None:
         """A file under its own name; sent again it replaces itself."""
