@@ -19,7 +19,10 @@ import pytest
 from pipeline.data.store import Store
 
 _PATIENCE_S = 120
-_OWNER = {"name": "us", "credentials": [{"accessKey": "key", "secretKey": "secret"}], "actions": ["Admin"]}
+# The second pair is one that no other text holds, with the signs that keys of AWS have.
+KEYS = (("key", "secret"), ("AKIASIGMASWEEP4720", "s3/Secret+key/4721"))
+_CREDENTIALS = [{"accessKey": key, "secretKey": secret} for key, secret in KEYS]
+_OWNER = {"name": "us", "credentials": _CREDENTIALS, "actions": ["Admin"]}
 _ROLES = ("master", "volume", "filer", "s3")
 
 
@@ -43,8 +46,11 @@ class ObjectServer:
 
     def store(self) -> Store:
         """A new store in the bucket."""
-        query = f"endpoint_override={self.endpoint}&region=us-east-1"
-        return Store(f"s3://key:secret@bucket/{uuid.uuid4().hex}?{query}")
+        return self.bucket(uuid.uuid4().hex)
+
+    def bucket(self, prefix: str) -> Store:
+        """What lies in the bucket under a prefix."""
+        return Store(f"s3://key:secret@bucket/{prefix}?endpoint_override={self.endpoint}&region=us-east-1")
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

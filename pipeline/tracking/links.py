@@ -87,10 +87,15 @@ def compare_link(tracking_uri: str, experiment_id: str, tags: Mapping[str, str])
     return f"{base}?searchFilter={quote(wanted, safe='')}" if wanted else base
 
 
+def readable(tracking_uri: str) -> str:
+    """The address without user and password."""
+    return without_user(tracking_uri)
+
+
 def _address(tracking_uri: str) -> str:
     """The UI's: the server's own, or that of `ui_command`."""
     if tracking_uri.startswith(("http://", "https://")):
-        return without_user(tracking_uri).rstrip("/")
+        return readable(tracking_uri).rstrip("/")
     return f"http://127.0.0.1:{UI_PORT}"
 
 
