@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.digests import canonical, sha256
 from pipeline.errors import StoreError
 
+DAMAGED = "damaged"  # the folder of what was set aside
 FORMAT = 1  # of manifests; a reader refuses what it does not know
 
 
@@ -46,6 +47,22 @@ class Manifest:
                 raise StoreError(f"{key}.json", f"format {body['format']!r} is not known to this version ({FORMAT})")
             if claimed != sha256(canonical(body).encode()):
                 raise ValueError("its digest does not match")
-            return cls(body["key"], {name: Blob(**blob) for name, blob in body["blobs"].items()}, body["meta"])
+            found = cls(body["key"], {name: Blob(**blob) for name, blob in body["blobs"].items()}, body["meta"])
+            _check_places(found, key)
+            return found
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"{key}.json", f"the manifest is damaged ({error})") from error
+
+
+def _check_places(manifest: Manifest, key: str) -> None:
+    """A forged manifest shall name nothing but its own files: what it names may be deleted.
+
+    Raises:
+        ValueError: it names another commit's, or something outside of the store.
+    """
+    if manifest.key != key and not key.startswith(f"{DAMAGED}/{manifest.key}-"):
+        raise ValueError(f"it is that of {manifest.key!r}")
+    for blob in manifest.blobs.values():
+        name = blob.key.removeprefix(f"{manifest.key}-")
+        if name == blob.key or "/" in name or "\\" in name:
+            raise ValueError(f"it names a file that is not its own, {blob.key!r}")

@@ -108,7 +108,7 @@ class Delivery:
         self._run_id, self._is_new = run.info.run_id, not was_there
         self._history, self._images = {}, None
         self._params = dict(run.data.params)
-        self._changed = json.loads(run.data.tags.get(names.CHANGED_PARAMS, "{}"))
+        self._changed = _changed_params(run.data.tags.get(names.CHANGED_PARAMS, "{}"))
         if self.spool.run_id != self._run_id:
             self.spool.mark(self._run_id, 0)
         if run.info.status != "RUNNING" and not (self.spool.is_ended or self.spool.is_ownerless):
@@ -267,6 +267,15 @@ class Delivery:
         if self._images is None:
             self._images = set() if self._is_new else self._client.artifacts(self._run_id, IMAGE_FOLDER)
         return self._images
+
+
+def _changed_params(tag: str) -> dict[str, str]:
+    """What the tag holds; a person, or another program, may have written anything there."""
+    try:
+        found = json.loads(tag)
+    except (ValueError, RecursionError):
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _fitting_json(values: dict[str, str]) -> str:

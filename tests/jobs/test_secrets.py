@@ -1,4 +1,4 @@
-"""Secrets stay where they were given: a study with secrets in its environment and its addresses, and then a search of all
+"""Secrets stay where they were given: a study with secrets in its environment and its addresses, then a search of all
 that was written and of every command line."""
 
 import base64
