@@ -26,6 +26,7 @@ from pipeline.digests import canonical, sha256
 from pipeline.errors import CheckpointError, DataError, SettingsError, StoreError
 from pipeline.tracking.figures import Point, quality_against_cost
 from pipeline.tracking.noise_figure import loss_against_noise
+from pipeline.training.importing import own_folder, recognise
 from pipeline.training.snapshot import build_denoiser
 from tests.data import files
 from tests.data.files import noise
@@ -181,6 +182,30 @@ HEADERS = {
 def test_weights_that_claim_what_they_do_not_hold_are_refused(name: str) -> None:
     with pytest.raises(CheckpointError, match="do not fit the model") as caught:
         build_denoiser(MODEL, HEADERS[name], torch.float32, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [{"kind": "mlp", "num_layers": 10**9}, {"kind": "mlp", "hidden": 10**9}, {"kind": "ddpmpp", "num_blocks": 10**9},
+     {"kind": "ddpmpp", "channel_mult": [1] * 10_000}, {"kind": "edm2", "num_blocks": 10**9},
+     {"kind": "adm", "model_channels": 2**40}],
+)  # fmt: skip
+def test_a_model_larger_than_any_memory_is_refused_before_it_is_built(
+    network: dict[str, object], tmp_path: Path
+) -> None:
+    data = save({"w": torch.zeros(3)})
+    (tmp_path / "raw.safetensors").write_bytes(data)
+    model = {"network": network, "preconditioning": {"kind": "edm"}, "sigma_data": 0.5, "resolution": 8, "channels": 1}
+    config = {
+        "format": own_folder.FORMAT, "version": own_folder.VERSION, "model": {**model, "num_classes": 0},
+        "weights": {"raw": sha256(data)}, "dataset": {}, "num_images": 1,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    start = time.monotonic()
+    with pytest.raises(CheckpointError) as caught:
+        recognise(tmp_path)
+    assert time.monotonic() - start < 10
     assert "\n" not in str(caught.value)
 
 

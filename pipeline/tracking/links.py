@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pipeline.addresses import without_user
 from pipeline.errors import UserError
@@ -65,7 +65,7 @@ def ui_command(tracking_uri: str) -> str:
     uri, python = shlex.quote(f"{_SQLITE}{path}"), shlex.quote(_python())
     return (
         "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
-        f"{python} -m mlflow server --backend-store-uri {uri} --workers 1 --port {UI_PORT}"
+        f"{python} -m mlflow server --backend-store-uri {uri} --workers 1 --host 127.0.0.1 --port {UI_PORT}"
     )
 
 
@@ -90,6 +90,12 @@ def compare_link(tracking_uri: str, experiment_id: str, tags: Mapping[str, str])
 def readable(tracking_uri: str) -> str:
     """The address without user and password."""
     return without_user(tracking_uri)
+
+
+def redacted(text: str, tracking_uri: str) -> str:
+    """A text, such as an error's, without users and passwords of addresses."""
+    user = urlsplit(tracking_uri).netloc.rpartition("@")[0]
+    return without_user(text.replace(f"{user}@", "") if user else text)
 
 
 def _address(tracking_uri: str) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from pipeline.addresses import without_user
 from pipeline.tracking.client import TrackingClient, denial, verdict
 from pipeline.tracking.delivery import Delivery
+from pipeline.tracking.links import redacted
 from pipeline.tracking.spool import SpoolFolder, lock, now_ms, write_json
 from pipeline.tracking.spool_reader import SpoolReader, sweep
 
@@ -132,10 +133,10 @@ class Sender:
     def _tell(self, problem: str, denied: bool = False) -> None:
         """Leaves word for the reporting processes."""
         status: dict[str, object] = {
-            "problem": without_user(problem),
+            "problem": redacted(problem, self._settings.tracking_uri),
             "denied": denied,
             "experiment_id": self._experiment_id,
-            "said": [without_user(line) for line in self._said.lines],
+            "said": [redacted(line, self._settings.tracking_uri) for line in self._said.lines],
         }
         if problem or status != self._status:
             self._status = status

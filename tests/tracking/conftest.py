@@ -16,6 +16,9 @@ import pytest
 
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.mlflow_reporter import MlflowReporter
+from tests.object_server import ObjectServer
+from tests.postgres import postgres
+from tests.tracking.team import TeamServer, team_server
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before MLflow is imported: nothing but loopback
 
@@ -120,3 +123,10 @@ def server(stopped_server: Server) -> Server:
     if not stopped_server.is_running:
         stopped_server.start()
     return stopped_server
+
+
+@pytest.fixture(scope="session")
+def team(s3: ObjectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamServer]:
+    """A team's tracker: MLflow on PostgreSQL and object storage, with passwords."""
+    with postgres() as database, team_server(tmp_path_factory.mktemp("team") / "tracker", database, s3) as server:
+        yield server
