@@ -25,7 +25,7 @@ JOB = """if True:
     number, steps, folder = int(number), int(steps), Path(sys.argv[5])
     content = random.Random(number).randbytes(200_000)
     (folder / f"weights-{number}.bin").write_bytes(content)
-    shared = reporter.run("shared", "shared", {})
+    shared = reporter.run(f"shared-{folder.name}", "shared", {})
     with reporter.run(f"job-{number}", f"job {number}", {"benchmark": "eight"}) as run:
         run.params({"job": number, "sampler": {"num_steps": 18}})
         for step in range(steps):
@@ -52,19 +52,10 @@ def job(
     reporter: MlflowReporter, number: int, folder: Path, credentials: dict[str, str], steps: int = NUM_STEPS,
     pause: float = 0.002,
 ) -> "subprocess.Popen[str]":  # fmt: skip
-    command = [
-        sys.executable,
-        "-c",
-        JOB,
-        pickle.dumps(reporter).hex(),
-        str(number),
-        str(steps),
-        str(pause),
-        str(folder),
-    ]
-    return subprocess.Popen(
-        command, env=credentials, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
+    """A job as a process; its number tells its runs and files from those of others."""
+    arguments = [pickle.dumps(reporter).hex(), *map(str, (number, steps, pause, folder))]
+    command = [sys.executable, "-c", JOB, *arguments]
+    return subprocess.Popen(command, env=credentials, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def outcome(process: "subprocess.Popen[str]") -> tuple[bool, list[str]]:

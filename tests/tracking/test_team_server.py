@@ -33,11 +33,12 @@ def test_eight_jobs_log_at_once_and_nothing_is_lost_or_doubled(team: TeamServer,
         assert sent, said
     for number in range(NUM_JOBS):
         assert_whole(team, number)
-    (shared,) = active_runs(team, "shared")
+    (shared,) = active_runs(team, f"shared-{tmp_path.name}")
     expected = [(n * NUM_STEPS + s, n + s / 7) for n in range(NUM_JOBS) for s in range(NUM_STEPS)]
     assert metrics(team, shared, "all") == expected
+    ids = [run_id for number in range(NUM_JOBS) for run_id in active_runs(team, f"job-{number}")]
     files = team.objects.bucket("artifacts").keys("")  # as they lie in the bucket, past the server
-    assert len(files) == NUM_JOBS * (6 + 1 + 1)
+    assert [len([name for name in files if run_id in name]) for run_id in ids] == [6 + 1 + 1] * NUM_JOBS
     assert not list(tmp_path.glob("spool*/*/pending/*"))
 
 
