@@ -19,7 +19,7 @@ from safetensors.torch import save
 from pipeline.config.load import load, parse_yaml
 from pipeline.config.settings import TrainJob
 from pipeline.data.prepare import prepare
-from pipeline.data.sources import Folder, ParquetImages
+from pipeline.data.sources import CifarBinary, Folder, ParquetImages, Source
 from pipeline.data.sources import folder as folder_source
 from pipeline.data.store import Store
 from pipeline.digests import canonical, sha256
@@ -80,17 +80,30 @@ def test_a_tag_that_would_run_something_is_refused(text: str) -> None:
 # -- data sets
 
 
-def test_names_in_a_zip_that_lead_out_of_it_write_nothing_there(store: Store, tmp_path: Path) -> None:
-    path = tmp_path / "in" / "a.zip"
+OUTSIDE = ("../../up-4711.png", "/tmp/up-4711.png", "a/../../b.png", "..\\..\\up-4711.png", "c.png")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_names_in_an_archive_that_lead_out_of_it_write_nothing_there(kind: str, store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "in" / f"a.{kind}"
     path.parent.mkdir()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("../../up.png", "/tmp/absolute-4711.png", "a/../../b.png", "c.png"):
-            archive.writestr(name, PNG)
-    before = sorted(tmp_path.rglob("*.png"))
-    with pytest.raises(DataError):  # classes of such names are none, or they are just names: either is right
-        prepare(store, "a", Folder(str(path)), progress=False)
-    assert sorted(tmp_path.rglob("*.png")) == before
-    assert not Path("/tmp/absolute-4711.png").exists()
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in OUTSIDE:
+                archive.writestr(name, PNG)
+        source: Source = Folder(str(path))
+    else:
+        batch = bytes(3073)
+        names = [f"../../{name}.bin" for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4")]
+        source = CifarBinary(str(files.tar(path, dict.fromkeys([*names, "/tmp/data_batch_5.bin"], batch))))
+    before = sorted(tmp_path.rglob("*.*"))
+    try:
+        prepare(store, "a", source, progress=False)
+    except DataError:  # such names may be refused, or be no more than names
+        assert kind == "zip"
+    written = [path for path in sorted(tmp_path.rglob("*.*")) if path not in before]
+    assert all(path.is_relative_to(tmp_path / "store") for path in written)
+    assert not list(Path("/tmp").glob("up-4711.png")) + list(Path("/tmp").glob("data_batch_5.bin"))
 
 
 def test_a_listing_that_unpacks_to_gigabytes_is_refused(

@@ -329,3 +329,15 @@ def test_whatever_somebody_wrote_into_a_tag_of_ours_holds_nothing_up(
     send(client, hub.folder)
     assert history(client, "loss") == [(1, 1.0)]
     assert '"n": "2"' in runs(client)[0].data.tags[names.CHANGED_PARAMS]
+
+
+@pytest.mark.parametrize("name", ["../../../up.txt", "/tmp/up-4711.txt", "a/../../../up.txt", "..", "a\\..\\up.txt"])
+def test_an_artifact_stays_among_those_of_its_run(client: TrackingClient, hub: Hub, tmp_path: Path, name: str) -> None:
+    with start(hub) as run:
+        run.text("text", name)
+    send(client, hub.folder)
+    (found,) = runs(client)
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"text"]
+    assert len(written) == 1
+    assert written[0].is_relative_to(found.info.artifact_uri)
+    assert not Path("/tmp/up-4711.txt").exists()
