@@ -73,11 +73,7 @@ class Sender:
             try:
                 self._round()
             except Exception as error:  # whatever it is, the spool is kept and the next round tries again
-                if verdict(error) == "refused":
-                    logger.exception("cannot send")
-                if verdict(error) == "denied":
-                    settings = self._settings
-                    self._tell(denial(error, settings.tracking_uri, settings.experiment), denied=True)
+                if self._is_sent_away(error):
                     return
                 if self._sent() != sent_before:  # a reply was lost, and no more than that
                     away_since, backoff = 0.0, POLL_SECONDS
@@ -96,6 +92,15 @@ class Sender:
                 elif not owned or time.monotonic() - busy > IDLE_SECONDS:
                     return
             time.sleep(backoff)
+
+    def _is_sent_away(self, error: Exception) -> bool:
+        """Whether the server does not take this user. What trying again does not mend is told."""
+        kind, settings = verdict(error), self._settings
+        if kind == "refused":
+            logger.exception("cannot send")
+        if kind == "denied":
+            self._tell(denial(error, settings.tracking_uri, settings.experiment), denied=True)
+        return kind == "denied"
 
     def _sent(self) -> dict[Path, tuple[str, int]]:
         """How far everything was sent."""
