@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.fs as pafs
 
+from pipeline.addresses import without_user
 from pipeline.data import object_storage
 from pipeline.data.manifest import Blob, Manifest
 from pipeline.data.whole_files import attempt, create_file, replace_file
@@ -257,7 +258,10 @@ class Store:
             try:
                 self._opened = pafs.FileSystem.from_uri(object_storage.for_arrow(self.uri))
             except (ValueError, OSError) as error:
-                raise StoreError(self.title, f"is not an address of a store ({error})") from error
+                hint = "; keys in it must be percent-encoded: / as %2F, + as %2B" if "@" in self.uri else ""
+                raise StoreError(
+                    self.title, f"is not an address of a store ({without_user(str(error))}){hint}"
+                ) from None
         return self._opened
 
     @property
