@@ -33,7 +33,7 @@ JOB = """if True:
             shared.metrics({"all": number + step / 7}, number * steps + step)
             time.sleep(pause)
         for step in range(3):
-            run.image("samples", np.full((32, 32, 3), 10 * number + step, np.uint8), step)
+            run.image("samples", np.full((32, 32, 3), 3 * number + step, np.uint8), step)
         run.text(f"job: {number}", "settings.yaml")
         run.file(folder / f"weights-{number}.bin", "files")
     shared.close()
