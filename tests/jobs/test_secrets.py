@@ -162,7 +162,8 @@ def test_a_dry_run_and_a_mistake_print_no_secret(place: Place) -> None:
     assert (code, found_in(told)) == (0, [])
     assert b"s3://bucket/" in told
     text = place.settings.read_text()
-    place.settings.write_text(text.replace("bucket/", "no-such-bucket/"))
+    wrong = quote(ENVIRONMENT["AWS_SECRET_ACCESS_KEY"], safe="")
+    place.settings.write_text(text.replace(quote(SECRET_KEY, safe=""), wrong))
     code, told = place.run("study")
     assert (code, found_in(told)) == (2, [])
     place.settings.write_text(text.replace(quote(SECRET_KEY, safe=""), SECRET_KEY))  # as it should not be written
