@@ -55,6 +55,13 @@ def stored(reporter: MlflowReporter) -> TrackingClient:
     return TrackingClient(reporter.tracking_uri, EXPERIMENT, str(root))
 
 
+@pytest.fixture(scope="session")
+def team(s3: ObjectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamServer]:
+    """A team's tracker: MLflow on PostgreSQL and object storage, with passwords."""
+    with postgres() as database, team_server(tmp_path_factory.mktemp("team") / "tracker", database, s3) as server:
+        yield server
+
+
 class Server:
     """A real MLflow server that can be killed and started again on the same port and database."""
 
@@ -123,10 +130,3 @@ def server(stopped_server: Server) -> Server:
     if not stopped_server.is_running:
         stopped_server.start()
     return stopped_server
-
-
-@pytest.fixture(scope="session")
-def team(s3: ObjectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamServer]:
-    """A team's tracker: MLflow on PostgreSQL and object storage, with passwords."""
-    with postgres() as database, team_server(tmp_path_factory.mktemp("team") / "tracker", database, s3) as server:
-        yield server
