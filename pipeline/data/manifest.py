@@ -8,7 +8,6 @@ from typing import Any
 from pipeline.digests import canonical, sha256
 from pipeline.errors import StoreError
 
-DAMAGED = "damaged"  # the folder of what was set aside
 FORMAT = 1  # of manifests; a reader refuses what it does not know
 
 
@@ -47,22 +46,22 @@ class Manifest:
                 raise StoreError(f"{key}.json", f"format {body['format']!r} is not known to this version ({FORMAT})")
             if claimed != sha256(canonical(body).encode()):
                 raise ValueError("its digest does not match")
-            found = cls(body["key"], {name: Blob(**blob) for name, blob in body["blobs"].items()}, body["meta"])
-            _check_places(found, key)
-            return found
+            return cls(body["key"], {name: Blob(**blob) for name, blob in body["blobs"].items()}, body["meta"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"{key}.json", f"the manifest is damaged ({error})") from error
 
 
-def _check_places(manifest: Manifest, key: str) -> None:
-    """A forged manifest shall name nothing but its own files: what it names may be deleted.
+def checked_places(manifest: Manifest, key: str) -> Manifest:
+    """The manifest that was found under a key, if it names nothing but its own files: what it names may be deleted.
 
     Raises:
-        ValueError: it names another commit's, or something outside of the store.
+        StoreError: it was forged: it is another's, or names another's files, or some outside of the store.
     """
-    if manifest.key != key and not key.startswith(f"{DAMAGED}/{manifest.key}-"):
-        raise ValueError(f"it is that of {manifest.key!r}")
-    for blob in manifest.blobs.values():
-        name = blob.key.removeprefix(f"{manifest.key}-")
-        if name == blob.key or "/" in name or "\\" in name:
-            raise ValueError(f"it names a file that is not its own, {blob.key!r}")
+    names = [blob.key.removeprefix(f"{manifest.key}-") for blob in manifest.blobs.values()]
+    foreign = [blob.key for blob in manifest.blobs.values() if not blob.key.startswith(f"{manifest.key}-")]
+    foreign += [name for name in names if "/" in name or "\\" in name]
+    if manifest.key != key and not key.startswith(f"damaged/{manifest.key}-"):
+        foreign.append(manifest.key)
+    if foreign:
+        raise StoreError(f"{key}.json", f"the manifest is damaged (it names {foreign[0]!r}, which is not its own)")
+    return manifest

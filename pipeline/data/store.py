@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 
 from pipeline.addresses import without_user
 from pipeline.data import object_storage
-from pipeline.data.manifest import Blob, Manifest
+from pipeline.data.manifest import Blob, Manifest, checked_places
 from pipeline.data.whole_files import attempt, create_file, replace_file
 from pipeline.digests import canonical, sha256
 from pipeline.errors import StoreError
@@ -164,7 +164,7 @@ class Store:
         with self._errors(key):
             if self._fs.get_file_info(self._path(f"{key}.json")).type != pafs.FileType.File:
                 return None
-        return Manifest.from_bytes(key, self.read(f"{key}.json"))
+        return checked_places(Manifest.from_bytes(key, self.read(f"{key}.json")), key)
 
     def manifest(self, key: str) -> Manifest:
         """As `find`, where the commit must be there."""
