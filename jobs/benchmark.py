@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from jobs import cli
+from jobs.checkpoints import with_checkpoints
 from jobs.context import (
     checked_points,
     cost,
@@ -36,6 +37,7 @@ from pipeline.tracking.mlflow_reporter import MlflowReporter
 
 def main(settings: BenchmarkJob) -> None:
     store = open_store(settings)
+    settings = with_checkpoints(store, settings)
     with tracked(settings) as reporter:
         with session():
             result = run_benchmark(store, settings, reporter)
@@ -107,8 +109,9 @@ def _steps(row: Row) -> str:
 
 def dry_run(settings: BenchmarkJob) -> list[str]:
     published = [str(settings.published)] if settings.published else []
+    store = DryStore(settings.store)
     try:
-        return cost(DryStore(settings.store), settings) + published
+        return cost(store, with_checkpoints(store, settings)) + published
     except CheckpointError as error:
         return cost_without_checkpoint(settings, error) + published
 

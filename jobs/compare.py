@@ -4,6 +4,7 @@ they are missing."""
 import sys
 
 from jobs import cli
+from jobs.checkpoints import with_checkpoints
 from jobs.context import checked_points, cost, engine_actors, engine_seeds, measures_of, namespace, open_store, tracked
 from pipeline.config.load import load, read
 from pipeline.config.settings import BenchmarkJob, ComparedSettings, CompareJob, EvaluateJob
@@ -41,6 +42,7 @@ def _settings(side: ComparedSettings) -> EvaluateJob | BenchmarkJob:
 def _measured(side: ComparedSettings, job: EvaluateJob | BenchmarkJob) -> Evaluation:
     """The setting that is meant, by the first extractor."""
     store, seeds = open_store(job), engine_seeds(job.seeds)
+    job = with_checkpoints(store, job)
     points = checked_points(store, job)
     if side.setting is not None:
         points = [of_setting(points, side.setting, side.config)]
@@ -66,7 +68,9 @@ def _sentence(row: Compared, title: str) -> str:
 
 def dry_run(settings: CompareJob) -> list[str]:
     jobs = [_settings(side) for side in (settings.first, settings.second)]
-    return [line for job in jobs for line in cost(DryStore(job.store), job)]
+    stores = [DryStore(job.store) for job in jobs]
+    found = [(store, with_checkpoints(store, job)) for store, job in zip(stores, jobs, strict=True)]
+    return [line for store, job in found for line in cost(store, job)]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 
 from jobs import cli
+from jobs.checkpoints import with_checkpoints
 from jobs.context import (
     checked_points,
     cost,
@@ -31,6 +32,7 @@ def main(settings: EvaluateJob) -> None:
     store, seeds = open_store(settings), engine_seeds(settings.seeds)
     if settings.select is not None:
         check_disjoint(engine_seeds(settings.select), Seeds(seeds.first, seeds.count * settings.ranges))
+    settings = with_checkpoints(store, settings)
     points = checked_points(store, settings)
     with tracked(settings) as reporter, session():
         measures = measures_of(store, settings, settings.metrics, points)
@@ -86,7 +88,8 @@ def _on_the_best(store: Store, settings: EvaluateJob, points: list[Point], measu
 
 
 def dry_run(settings: EvaluateJob) -> list[str]:
-    return cost(DryStore(settings.store), settings)
+    store = DryStore(settings.store)
+    return cost(store, with_checkpoints(store, settings))
 
 
 if __name__ == "__main__":

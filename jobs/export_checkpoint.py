@@ -3,6 +3,7 @@
 import sys
 
 from jobs import cli
+from jobs.checkpoints import with_checkpoints
 from pipeline.config.settings import ExportCheckpointJob
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
@@ -11,12 +12,16 @@ from pipeline.training.snapshot import find_snapshot
 
 
 def main(settings: ExportCheckpointJob) -> None:
-    names = export_folder(Store(settings.store), settings.checkpoint.ref(), settings.folder, settings.licence)
+    store = Store(settings.store)
+    settings = with_checkpoints(store, settings)
+    names = export_folder(store, settings.checkpoint.ref(), settings.folder, settings.licence)
     print(f"exported {', '.join(names)} to {settings.folder}; jobs.import_checkpoint reads it")
 
 
 def dry_run(settings: ExportCheckpointJob) -> list[str]:
-    snapshot = find_snapshot(DryStore(settings.store), settings.checkpoint.ref())
+    store = DryStore(settings.store)
+    settings = with_checkpoints(store, settings)
+    snapshot = find_snapshot(store, settings.checkpoint.ref())
     return [f"exports {snapshot.title} to {settings.folder}"]
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from jobs import cli
+from jobs.checkpoints import with_checkpoints
 from jobs.context import cost, engine_actors, engine_points, engine_seeds, namespace, open_store, tracked
 from pipeline.config.settings import GenerateJob
 from pipeline.data.dry_store import DryStore
@@ -22,6 +23,7 @@ PICTURE_SEEDS = 64  # in the picture of a setting
 
 def main(settings: GenerateJob) -> None:
     store, seeds = open_store(settings), engine_seeds(settings.seeds)
+    settings = with_checkpoints(store, settings)
     with tracked(settings) as reporter, session():
         results = generate(
             store, engine_points(settings), seeds, settings.execution, engine_actors(settings),
@@ -51,7 +53,8 @@ def _track(store: Store, settings: GenerateJob, reporter: Reporter, result: Poin
 
 
 def dry_run(settings: GenerateJob) -> list[str]:
-    return cost(DryStore(settings.store), settings)
+    store = DryStore(settings.store)
+    return cost(store, with_checkpoints(store, settings))
 
 
 if __name__ == "__main__":

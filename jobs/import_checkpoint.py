@@ -3,12 +3,15 @@
 import sys
 
 from jobs import cli
-from jobs.context import open_store
+from jobs.context import open_store, tracked
+from jobs.registration import register
 from pipeline.config.settings import ImportCheckpointJob
 from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
+from pipeline.digests import digest
 from pipeline.errors import SettingsError
 from pipeline.training.importing import Found, commit_import, recognise
+from pipeline.training.snapshot import CheckpointRef, find_snapshot
 
 
 def main(settings: ImportCheckpointJob) -> None:
@@ -23,6 +26,24 @@ def main(settings: ImportCheckpointJob) -> None:
     print("\n".join(found.lines()))
     print(f"licence of the weights: {licence}")
     print(f"imported: checkpoints/{folder}; sample from it with `checkpoint: {{training: {settings.name}}}`")
+    if settings.register_as is not None:
+        _register(store, settings, folder)
+
+
+def _register(store: Store, settings: ImportCheckpointJob, folder: str) -> None:
+    """A version needs a run that its files belong to.
+
+    Raises:
+        RunFailedError: the tracker is away; the checkpoint is in the store.
+    """
+    snapshot, key = find_snapshot(store, CheckpointRef(folder)), digest({"import": folder})
+    licence = {} if snapshot.licence is None else {"licence": snapshot.licence}
+    with tracked(settings) as reporter:
+        with reporter.run(key, folder, {"kind": "import", "checkpoint": snapshot.title, **licence}) as run:
+            run.params({"origin": snapshot.manifest.meta["settings"]["origin"], "licence": snapshot.licence})
+        unregistered = register(store, folder, key, settings.register_as, reporter)
+    if unregistered is not None:
+        raise unregistered
 
 
 def licence_of(settings: ImportCheckpointJob, found: Found) -> str:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from jobs import cli
+from jobs.checkpoints import with_checkpoints
 from jobs.context import engine_actors, engine_seeds, open_store, point_of
 from pipeline.config.settings import OptimizeGridJob
 from pipeline.data.store import Store
@@ -16,6 +17,7 @@ from pipeline.errors import StoreError
 
 def main(settings: OptimizeGridJob) -> None:
     store = open_store(settings)
+    settings = with_checkpoints(store, settings)
     with session():
         costs = _measure(store, settings)
     folder = Path(settings.out)
@@ -36,7 +38,7 @@ def _measure(store: Store, settings: OptimizeGridJob) -> StepCosts:
 
 
 def _grid(settings: OptimizeGridJob, costs: StepCosts, num_steps: int) -> dict[str, object]:
-    fine, ref, seeds = settings.sampler.timesteps, settings.checkpoint, settings.seeds
+    fine, ref, seeds = settings.sampler.timesteps, settings.checkpoint.ref(), settings.seeds
     of = f"{ref.training}@{ref.at}, {seeds.count} seeds from {seeds.first}, coefficient {settings.coefficient:g}"
     source = f"cheapest {num_steps} of {len(costs.sigmas) - 1} {fine.kind} levels for {of}"
     return {"source": source, "sigmas": list(cheapest_grid(costs, num_steps, settings.coefficient))}

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from jobs import cli
+from jobs.checkpoints import with_checkpoints
 from jobs.context import engine_actors, measures_of, open_store, point_of, tracked
 from jobs.report import report_folder, write_report
 from pipeline.config.search import SearchJob, SearchSettings
@@ -31,6 +32,7 @@ from pipeline.tracking.mlflow_reporter import MlflowReporter
 
 def main(settings: SearchJob) -> None:
     store = open_store(settings)
+    settings = with_checkpoints(store, settings)
     check(store, settings)
     with tracked(settings) as reporter:
         with session():
@@ -104,7 +106,9 @@ def search_figure(result: SearchResult) -> bytes:
 
 
 def dry_run(settings: SearchJob) -> list[str]:
-    return expected_cost(DryStore(settings.store), settings, point_maker(settings), engine_actors(settings))
+    store = DryStore(settings.store)
+    settings = with_checkpoints(store, settings)
+    return expected_cost(store, settings, point_maker(settings), engine_actors(settings))
 
 
 if __name__ == "__main__":

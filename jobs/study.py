@@ -4,9 +4,11 @@ import sys
 
 from jobs import cli
 from jobs.benchmark import run_benchmark, tell
+from jobs.checkpoints import with_checkpoints
 from jobs.context import open_store, tracked
 from jobs.cost import training_cost
 from jobs.prepare import prepare_dataset
+from jobs.registration import register
 from jobs.train import run_training
 from pipeline.config.settings import BenchmarkSettings, StudyJob
 from pipeline.data.dry_store import DryStore
@@ -22,8 +24,12 @@ def main(settings: StudyJob) -> None:
         with session():
             trained = run_training(store, settings.train, reporter)
             print(f"trained {trained.training}: {trained.num_images:,} images seen")
+            unregistered = register(store, trained.training, trained.key, settings.train.register_as, reporter)
+            settings = with_checkpoints(store, settings)  # now, as one may be what was just registered
             result = run_benchmark(store, of_training(settings, trained.training), reporter)
         tell(store, result, settings, settings.out, reporter, settings.benchmark.published)
+    if unregistered is not None:
+        raise unregistered
 
 
 def of_training(settings: StudyJob, training: str) -> BenchmarkSettings:

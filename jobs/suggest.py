@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import cli
+from jobs.checkpoints import with_checkpoints
 from jobs.context import open_store, tracked
 from pipeline.config.suggest import SuggestJob
 from pipeline.data.dataset import Dataset
-from pipeline.data.store import Store
+from pipeline.data.dry_store import DryStore
 from pipeline.digests import digest
 from pipeline.engine.loss_curve import LossPoint, loss_by_noise
 from pipeline.errors import SettingsError, StoreError
@@ -21,6 +22,7 @@ from pipeline.training.suggestion import Suggestion, suggestions
 
 def main(settings: SuggestJob) -> None:
     store = open_store(settings)
+    settings = with_checkpoints(store, settings)
     snapshot = None if settings.checkpoint is None else find_snapshot(store, settings.checkpoint.ref())
     dataset = Dataset.open(store, settings.dataset or trained_on(snapshot))
     found = suggestions(dataset)
@@ -83,7 +85,8 @@ def _csv_line(point: LossPoint) -> str:
 
 
 def dry_run(settings: SuggestJob) -> list[str]:
-    store = Store(settings.store)
+    store = DryStore(settings.store)
+    settings = with_checkpoints(store, settings)
     if settings.checkpoint is None:
         return [f"{item.key}: {item.value:.4g}" for item in suggestions(Dataset.open(store, settings.dataset or ""))]
     snapshot = find_snapshot(store, settings.checkpoint.ref())

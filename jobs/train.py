@@ -5,6 +5,7 @@ import sys
 from jobs import cli
 from jobs.context import open_reporter, open_store, tracked
 from jobs.cost import check_expected, training_cost
+from jobs.registration import register
 from pipeline.config.settings import TrainJob, TrainSettings
 from pipeline.data.dataset import Dataset
 from pipeline.data.dry_store import DryStore
@@ -19,7 +20,10 @@ def main(settings: TrainJob) -> None:
     store = open_store(settings)
     with tracked(settings) as reporter:
         result = run_training(store, settings, reporter)
-    print(f"trained {result.training}: {result.num_images:,} images seen, {len(result.snapshots)} snapshots")
+        print(f"trained {result.training}: {result.num_images:,} images seen, {len(result.snapshots)} snapshots")
+        unregistered = register(store, result.training, result.key, settings.register_as, reporter)
+    if unregistered is not None:
+        raise unregistered
 
 
 def run_training(store: Store, settings: TrainSettings, reporter: Reporter) -> TrainingResult:

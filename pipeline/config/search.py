@@ -6,11 +6,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.config.checkpoints import CheckpointSettings, GuideSettings
 from pipeline.config.load import shortened, validate
 from pipeline.config.settings import (
     ActorSettings,
-    CheckpointSettings,
-    GuideSettings,
     Job,
     MetricSettings,
     PointSettings,

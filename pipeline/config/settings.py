@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from pipeline.config.checkpoints import CheckpointSettings, GuideSettings, RegisterSettings
 from pipeline.config.grid_file import read_grid
 from pipeline.config.load import shortened, validate
 from pipeline.config.published import Expected, Published
@@ -25,7 +26,6 @@ from pipeline.metrics.extractors import ExtractorSettings
 from pipeline.metrics.published_protocols import LEGACY, PROTOCOLS, UNLIKE
 from pipeline.metrics.scores import Score
 from pipeline.training.settings import Frozen, ModelSettings, TrainingSettings, Workers
-from pipeline.training.snapshot import CheckpointRef
 
 
 class Job(Frozen):
@@ -84,6 +84,7 @@ class TrainSettings(Frozen):
         dataset: the name of a prepared data set.
         expects: what its images must be like. Empty: anything.
         published: what was reported of such a training, if anything was; a tag of the run.
+        register_as: the registered model of which the trained checkpoint becomes a version. Empty: none.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -93,32 +94,11 @@ class TrainSettings(Frozen):
     workers: Workers = Workers()
     expects: Expected | None = None
     published: Published | None = None
+    register_as: RegisterSettings | None = None
 
 
 class TrainJob(Job, TrainSettings):
     """`jobs.train`."""
-
-
-class CheckpointSettings(Frozen):
-    """Names the weights to sample from; see `CheckpointRef`."""
-
-    training: str
-    at: int | Literal["latest"] = "latest"
-    ema: str | None = None
-
-    def ref(self) -> CheckpointRef:
-        return CheckpointRef(self.training, self.at, self.ema)
-
-
-class GuideSettings(Frozen):
-    """Names the weights of a guidance's second network. Without a `training` it is that of the checkpoint it guides."""
-
-    training: str | None = None
-    at: int | Literal["latest"] = "latest"
-    ema: str | None = None
-
-    def ref(self, guided: CheckpointSettings) -> CheckpointRef:
-        return CheckpointRef(self.training or guided.training, self.at, self.ema)
 
 
 class SamplerSettings(Frozen):
@@ -503,6 +483,7 @@ class ImportCheckpointJob(Job):
         licence: of the weights, such as CC BY-NC-SA 4.0; every run on them shows it. Empty only where the file says it.
         dataset: the name of a prepared data set that it was trained on, if any; evaluations then compare with it.
         num_images: images seen in training. Empty: as the file says, or 0.
+        register_as: the registered model of which the checkpoint becomes a version. Empty: none.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -510,6 +491,7 @@ class ImportCheckpointJob(Job):
     licence: str | None = Field(default=None, min_length=1, max_length=500)
     dataset: str | None = None
     num_images: int | None = Field(default=None, ge=0, lt=10**12)
+    register_as: RegisterSettings | None = None
 
 
 class ExportCheckpointJob(Job):

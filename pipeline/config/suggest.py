@@ -4,7 +4,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.settings import CheckpointSettings, Job
+from pipeline.config.checkpoints import CheckpointSettings
+from pipeline.config.settings import Job
 from pipeline.data.samples import Execution
 
 

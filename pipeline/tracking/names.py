@@ -70,9 +70,20 @@ DATASET = "dataset"
 EXTRACTOR = "extractor"
 LICENCE = "licence"  # of imported weights
 
+# -- tags of a registered model's version: where its checkpoint lies, and what it must be --------------------------
+
+STORE = "sigmasweep.store"  # the address of the store; of a training's run, too
+TRAINING = "sigmasweep.training"  # the training's folder; of a training's run, too
+NUM_IMAGES_SEEN = "sigmasweep.num_images"
+WEIGHTS = "sigmasweep.weights"  # the name of the set of weights
+WEIGHTS_SHA256 = "sigmasweep.weights_sha256"
+MODEL_DIGEST = "sigmasweep.model_digest"
+CHECKPOINT_DIGEST = "sigmasweep.checkpoint"  # of these two: what makes a version the same version; one has it
+
 # -- artifacts -----------------------------------------------------------------------------------------------------
 
 SETTINGS_FILE = "settings.yaml"  # the resolved settings, whole
+MODEL_FOLDER = "model"  # of a training's run: a folder for each checkpoint that was registered
 LONG_PARAMS_FOLDER = "long_params"  # one text for each param that MLflow would cut
 PER_CLASS_FILE = "per_class.csv"  # accuracy and distance class by class
 NEAREST_IMAGE = "nearest_pairs"  # image key of images above their nearest reference images

@@ -119,7 +119,7 @@ class TrainingJob:
         """What the store holds of it."""
         moments = self.snapshots()
         keys = tuple(snapshot_key(self.folder, moment) for moment in moments)
-        return TrainingResult(self.folder, newest_position(self.store, self.folder) or 0, keys)
+        return TrainingResult(self.folder, newest_position(self.store, self.folder) or 0, keys, self.key)
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,10 @@ class TrainingResult:
         training: its folder under `checkpoints/`.
         num_images: images seen.
         snapshots: keys of its snapshots, ascending.
+        key: of its run in the tracker.
     """
 
     training: str
     num_images: int
     snapshots: tuple[str, ...]
+    key: str

@@ -125,7 +125,8 @@ def _run(job: TrainingJob, place: Place) -> AbstractContextManager[Run | None]:
     if not place.is_first:
         return nullcontext()
     info = job.dataset.info
-    return job.reporter.run(job.key, job.folder, {"kind": "training", "dataset": info.name, **job.tags})
+    where = {"sigmasweep.training": job.folder, "sigmasweep.store": job.store.title}
+    return job.reporter.run(job.key, job.folder, {"kind": "training", "dataset": info.name, **where, **job.tags})
 
 
 def _resume(trainer: Trainer, job: TrainingJob, place: Place, console: Console) -> None:

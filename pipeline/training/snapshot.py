@@ -26,6 +26,7 @@ from pipeline.training.settings import ModelSpec
 
 ROOT = "checkpoints"
 LATEST = "latest"
+_SUFFIX = ".safetensors"
 logger = logging.getLogger("pipeline.training")
 
 _TRAINING = re.compile(r"(?P<name>.+)-[0-9a-f]{8}")
@@ -59,7 +60,11 @@ class Snapshot:
 
     @property
     def weights_sha256(self) -> str:
-        return self.manifest.blobs[_blob(self.weights)].sha256
+        return self.manifest.blobs[blob_name(self.weights)].sha256
+
+    @property
+    def model_digest(self) -> str:
+        return digest(self.model)
 
     @property
     def title(self) -> str:
@@ -95,9 +100,17 @@ def commit_snapshot(
         meta: `settings` of the training, `dataset` (name and digest), and whatever else is worth telling.
         fence: asked before the snapshot is there.
     """
-    blobs = {_blob(name): weights_bytes(state) for name, state in weights.items()}
-    described = model.model_dump(mode="json")
-    whole = {**meta, "kind": "snapshot", "model": described, "num_images": num_images, "weights": list(weights)}
+    blobs = {blob_name(name): weights_bytes(state) for name, state in weights.items()}
+    return commit_blobs(store, training, num_images, model, blobs, meta, fence)
+
+
+def commit_blobs(
+    store: Store, training: str, num_images: int, model: ModelSpec, blobs: Mapping[str, bytes], meta: Mapping[str, Any],
+    fence: Fence = unfenced,
+) -> Manifest:  # fmt: skip
+    """As `commit_snapshot`, of the bytes of safetensors files by their names (`blob_name`)."""
+    described, weights = model.model_dump(mode="json"), [name.removesuffix(_SUFFIX) for name in blobs]
+    whole = {**meta, "kind": "snapshot", "model": described, "num_images": num_images, "weights": weights}
     return store.commit(snapshot_key(training, num_images), blobs, whole, fence)
 
 
@@ -155,7 +168,7 @@ def _find_rebuilt(store: Store, training: str, moments: list[int], std: float) -
             raise CheckpointError(where, f"a snapshot is damaged ({error})") from error
         about = {"kind": "posthoc", "weights": [name], "made_of": made_of}
         meta = {**manifests[-1].meta, **about, "profile_error": recipe.combination.error}
-        kept = store.commit(key, {_blob(name): data}, meta)
+        kept = store.commit(key, {blob_name(name): data}, meta)
     return Snapshot(kept, model, training, num_images, name)
 
 
@@ -202,7 +215,7 @@ def read_weights(store: Store, snapshot: Snapshot) -> bytes:
         CheckpointError: they are missing or damaged.
     """
     try:
-        return store.blob(snapshot.manifest, _blob(snapshot.weights))
+        return store.blob(snapshot.manifest, blob_name(snapshot.weights))
     except StoreError as error:
         if snapshot.manifest.meta.get("kind") == "posthoc":
             return _rebuilt_again(store, snapshot, error)
@@ -222,7 +235,7 @@ def _rebuilt_again(store: Store, snapshot: Snapshot, damage: StoreError) -> byte
     found = find_snapshot(store, CheckpointRef(snapshot.training, snapshot.num_images, snapshot.weights))
     if found.weights_sha256 != snapshot.weights_sha256:
         raise CheckpointError(snapshot.title, "the weights are damaged, and their snapshots are not what they were")
-    return store.blob(found.manifest, _blob(found.weights))
+    return store.blob(found.manifest, blob_name(found.weights))
 
 
 def build_denoiser(model: ModelSpec, weights: bytes, dtype: torch.dtype, device: torch.device | str) -> Denoiser:
@@ -240,8 +253,9 @@ def build_denoiser(model: ModelSpec, weights: bytes, dtype: torch.dtype, device:
     return Denoiser(network, model.preconditioning, model.sigma_data)
 
 
-def _blob(weights: str) -> str:
-    return f"{weights}.safetensors"
+def blob_name(weights: str) -> str:
+    """Of a set of weights, among the files of a snapshot."""
+    return f"{weights}{_SUFFIX}"
 
 
 def _some(moments: list[int]) -> str:

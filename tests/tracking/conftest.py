@@ -1,15 +1,18 @@
 """A tracking database made once and copied, a real `mlflow server` on loopback, and one sender for most tests."""
 
+import http.client
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -130,3 +133,48 @@ def server(stopped_server: Server) -> Server:
     if not stopped_server.is_running:
         stopped_server.start()
     return stopped_server
+
+
+class LosingProxy(BaseHTTPRequestHandler):
+    """Passes each request on, and loses the reply of every first request of a kind and of every fourth after."""
+
+    port = 0
+    seen: dict[str, int]
+    num_lost = 0
+    protocol_version = "HTTP/1.1"
+
+    def _pass(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        upstream = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        upstream.request(self.command, self.path, body, dict(self.headers))
+        reply = upstream.getresponse()
+        content = reply.read()
+        upstream.close()
+        kind = f"{self.command} {'/'.join(self.path.partition('?')[0].split('/')[-2:])}"
+        number = type(self).seen[kind] = type(self).seen.get(kind, -1) + 1
+        if number % 4 == 0:
+            type(self).num_lost += 1
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.getheader("Content-Type", ""))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[ThreadingHTTPServer]:
+    LosingProxy.port, LosingProxy.seen, LosingProxy.num_lost = server.port, {}, 0
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), LosingProxy)
+    thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield proxy
+    proxy.shutdown()
+    proxy.server_close()
