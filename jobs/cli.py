@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import yaml
 
+from pipeline.addresses import public, without_user
 from pipeline.config.load import load
 from pipeline.config.settings import Job
 from pipeline.data.unpickle import printable
@@ -45,13 +46,13 @@ def run(
         else:
             return job(settings) or 0
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(without_user(str(error)))}", file=sys.stderr)
         return 2
     except RunFailedError as error:
-        print(f"failed: {printable(str(error))}", file=sys.stderr)
+        print(f"failed: {printable(without_user(str(error)))}", file=sys.stderr)
         return 1
     except SigmasweepError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_user(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
@@ -60,5 +61,8 @@ def run(
 
 
 def resolved_yaml(settings: Job) -> str:
-    """The settings with every default written out; running this text again is the same job."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The settings with every default written out; running this text again is the same job.
+
+    Users and passwords within addresses are left out: where the text is run, variables say them (docs/tracking.md).
+    """
+    return yaml.safe_dump(public(settings.model_dump(mode="json")), sort_keys=False, allow_unicode=True)

@@ -19,7 +19,10 @@ import pytest
 from pipeline.data.store import Store
 
 _PATIENCE_S = 120
-_OWNER = {"name": "us", "credentials": [{"accessKey": "key", "secretKey": "secret"}], "actions": ["Admin"]}
+# The second pair is one that no other text holds, with the signs that keys of AWS have.
+KEYS = (("key", "secret"), ("AKIASIGMASWEEP4720", "s3/Secret+key/4721"))
+_CREDENTIALS = [{"accessKey": key, "secretKey": secret} for key, secret in KEYS]
+_OWNER = {"name": "us", "credentials": _CREDENTIALS, "actions": ["Admin"]}
 _ROLES = ("master", "volume", "filer", "s3")
 
 
@@ -43,15 +46,18 @@ class ObjectServer:
 
     def store(self) -> Store:
         """A new store in the bucket."""
-        query = f"endpoint_override={self.endpoint}&region=us-east-1"
-        return Store(f"s3://key:secret@bucket/{uuid.uuid4().hex}?{query}")
+        return self.bucket(uuid.uuid4().hex)
+
+    def bucket(self, prefix: str) -> Store:
+        """What lies in the bucket under a prefix."""
+        return Store(f"s3://key:secret@bucket/{prefix}?endpoint_override={self.endpoint}&region=us-east-1")
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "keys.json").write_text(json.dumps({"identities": [_OWNER]}))
         with (self.folder / "log").open("a") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, cwd=self.folder, preexec_fn=_die_with_parent
+                self._command, stdout=log, stderr=log, cwd=self.folder, preexec_fn=die_with_parent
             )
         self._make_bucket(self._process)
 
@@ -79,7 +85,7 @@ class ObjectServer:
                 time.sleep(0.2)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """So that tests that are killed leave no server behind."""
     set_death_signal = 1
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)

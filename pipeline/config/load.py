@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import SettingsError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+MAX_NODES = 1_000_000  # of a file, aliases written out
 BASE = "base"  # the key that names the file that a file is based on
 
 
@@ -48,6 +49,7 @@ def parse_yaml(text: str, where: str) -> Any:
     SettingsError: the text is not YAML, with the line and column.
     """
     try:
+        _check_size(yaml.compose(text, _StrictLoader), where)
         return yaml.load(text, _StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -55,6 +57,28 @@ def parse_yaml(text: str, where: str) -> Any:
         raise SettingsError(place, error.problem or "is not YAML") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SettingsError(where, f"is not YAML ({str(error).splitlines()[0]})") from error
+
+
+def _check_size(root: yaml.Node | None, where: str) -> None:
+    """Aliases are small where they are written and large where they are read: ten lines can stand for a billion.
+
+    Raises:
+        SettingsError: written out, the text would be too large, or without end.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = MAX_NODES + 1  # until it is known: one that holds itself has no size
+            below = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for item in below for part in (item if isinstance(item, tuple) else (item,))]
+            sizes[id(node)] = 1 + sum(size(part) for part in parts)
+        return sizes[id(node)]
+
+    if root is not None and size(root) > MAX_NODES:
+        raise SettingsError(
+            where, f"its aliases (*name) stand for more than {MAX_NODES:,} values: write out what is meant"
+        )
 
 
 def load(model: type[Settings], path: str | Path, overrides: Sequence[str] = ()) -> Settings:

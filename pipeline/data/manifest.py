@@ -54,3 +54,19 @@ class Manifest:
             return cls(body["key"], blobs, body["meta"], content_format)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"{key}.json", f"the manifest is damaged ({error})") from error
+
+
+def checked_places(manifest: Manifest, key: str) -> Manifest:
+    """The manifest that was found under a key, if it names nothing but its own files: what it names may be deleted.
+
+    Raises:
+        StoreError: it was forged: it is another's, or names another's files, or some outside of the store.
+    """
+    names = [blob.key.removeprefix(f"{manifest.key}-") for blob in manifest.blobs.values()]
+    foreign = [blob.key for blob in manifest.blobs.values() if not blob.key.startswith(f"{manifest.key}-")]
+    foreign += [name for name in names if "/" in name or "\\" in name]
+    if manifest.key != key and not key.startswith(f"damaged/{manifest.key}-"):
+        foreign.append(manifest.key)
+    if foreign:
+        raise StoreError(f"{key}.json", f"the manifest is damaged (it names {foreign[0]!r}, which is not its own)")
+    return manifest

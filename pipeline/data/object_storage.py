@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
+from pipeline.addresses import without_user
 from pipeline.errors import StoreError
 
 _INSTALL = "needs the package obstore: pip install 'sigmasweep[s3]'"
@@ -19,8 +20,8 @@ _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 
 def readable(uri: str) -> str:
     """An address for people: without a password, and without what only a client needs."""
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+    parts = urlsplit(without_user(uri))
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
 
 
 def below(uri: str, key: str) -> str:

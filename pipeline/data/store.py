@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import pyarrow.fs as pafs
 
+from pipeline.addresses import without_user
 from pipeline.data import object_storage
 from pipeline.data.formats import kind_of
-from pipeline.data.manifest import Blob, Manifest
+from pipeline.data.manifest import Blob, Manifest, checked_places
 from pipeline.data.whole_files import attempt, create_file, replace_file
 from pipeline.digests import canonical, sha256
 from pipeline.errors import StoreError
@@ -168,7 +169,7 @@ class Store:
             NewerFormatError: there is one, and a later version wrote it.
         """
         data = self._manifest_bytes(key)
-        return None if data is None else Manifest.from_bytes(key, data)
+        return None if data is None else checked_places(Manifest.from_bytes(key, data), key)
 
     def manifest(self, key: str) -> Manifest:
         """As `find`, where the commit must be there."""
@@ -262,7 +263,10 @@ class Store:
             try:
                 self._opened = pafs.FileSystem.from_uri(object_storage.for_arrow(self.uri))
             except (ValueError, OSError) as error:
-                raise StoreError(self.title, f"is not an address of a store ({error})") from error
+                hint = "; keys in it must be percent-encoded: / as %2F, + as %2B" if "@" in self.uri else ""
+                raise StoreError(
+                    self.title, f"is not an address of a store ({without_user(str(error))}){hint}"
+                ) from None
         return self._opened
 
     @property

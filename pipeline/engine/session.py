@@ -18,6 +18,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_V2_ENABLED": "1",
 }
+_LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _started_in = 0.0
 _OBJECT_STORE_BYTES = 512 * 1024**2  # of a session of our own: weights and chunks in flight, nothing large
 
@@ -41,7 +42,8 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
         RunFailedError: Ray cannot be started here, or the cluster cannot be reached.
     """
     set_environment()
-    import ray
+    with _on_loopback():
+        import ray
 
     ours = not ray.is_initialized()
     if ours:
@@ -63,6 +65,22 @@ def set_environment() -> None:
     """What Ray reads when it is imported: to be called before."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """While Ray is imported within it, a session of our own will listen on loopback alone, as on Windows and macOS.
+
+    Whoever reaches Ray's ports can run code. `ray start` would refuse other machines, so the variable does not stay.
+    """
+    if os.environ.get("RAY_ADDRESS") or _LOOPBACK_SWITCH in os.environ:
+        yield
+        return
+    os.environ[_LOOPBACK_SWITCH] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(_LOOPBACK_SWITCH, None)
 
 
 def _start(num_cpus: int | None) -> None:

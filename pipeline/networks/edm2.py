@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.networks.edm2_layers import Flavor, MPBlock, MPConv, MPFourier, mp_cat, mp_silu, mp_sum
-from pipeline.networks.layers import Resample, check_shape, one_hot
+from pipeline.networks.layers import Resample, check_depth, check_shape, one_hot
 
 _BALANCES = ("label_balance", "concat_balance", "res_balance", "attn_balance")
 
@@ -71,6 +71,8 @@ class EDM2:
             raise ValueError(f"channel_mult: must be one or more positive numbers (got {self.channel_mult})")
         if self.attn_resolutions and min(self.attn_resolutions) < 1:
             raise ValueError(f"attn_resolutions: must be positive (got {self.attn_resolutions})")
+        check_depth("num_blocks", self.num_blocks)
+        check_depth("channel_mult", len(self.channel_mult))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: must be at least 0 and below 1 (got {self.dropout})")
         for name in _BALANCES:

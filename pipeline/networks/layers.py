@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 SKIP_SCALE = math.sqrt(0.5)  # keeps the variance where two signals of equal variance are added
 NORM_EPS = 1e-6
+MAX_LAYERS = 1000  # of a level: what a file may ask for
 NEAR_ZERO = 1e-5  # gain of a layer that should begin as (almost) nothing
 
 Resample = Literal["none", "down", "up"]
@@ -191,6 +192,12 @@ def planar(rows: Tensor, num_heads: int) -> Tensor:
     makes them (the weight, not the activations) costs next to nothing.
     """
     return rows.reshape(num_heads, -1, 3, *rows.shape[1:]).movedim(2, 0).flatten(0, 2)
+
+
+def check_depth(name: str, count: int) -> None:
+    """Raises ValueError where a network would have so many layers that nobody means it; somebody's file may say so."""
+    if count > MAX_LAYERS:
+        raise ValueError(f"{name}: must be at most {MAX_LAYERS} (got {count})")
 
 
 def check_shape(resolution: int, channels: int, num_classes: int) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.networks.layers import check_shape, linear, one_hot, positional_embedding
+from pipeline.networks.layers import check_depth, check_shape, linear, one_hot, positional_embedding
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class MLP:
             raise ValueError(f"hidden: must be even and at least 4 (got {self.hidden})")
         if self.num_layers < 0:
             raise ValueError(f"num_layers: must be at least 0 (got {self.num_layers})")
+        check_depth("num_layers", self.num_layers)
 
     def build(self, resolution: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights, drawn from torch's global generator.

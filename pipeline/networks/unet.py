@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.networks.block import Block, Style
-from pipeline.networks.layers import SKIP_SCALE, Filter, check_shape
+from pipeline.networks.layers import SKIP_SCALE, Filter, check_depth, check_shape
 
 
 class UNetSettings(Protocol):
@@ -56,6 +56,8 @@ def check_unet(net: UNetSettings) -> None:
     for key, least in (("num_blocks", 1), ("channel_mult_emb", 1), ("augment_dim", 0)):
         if getattr(net, key) < least:
             raise ValueError(f"{key}: must be at least {least} (got {getattr(net, key)})")
+    check_depth("num_blocks", net.num_blocks)
+    check_depth("channel_mult", len(net.channel_mult))
     _check_heads(net)
 
 

@@ -8,13 +8,17 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pipeline.tracking import names
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-Verdict = Literal["unreachable", "gone", "refused"]
+Verdict = Literal["unreachable", "denied", "gone", "refused"]
+
+UNAUTHENTICATED, FORBIDDEN = 401, 403  # HTTP
+CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 MAX_METRICS = 1000  # of one request
 MAX_PARAMS = 100  # of one request; of tags as many
@@ -34,15 +38,39 @@ def verdict(error: Exception) -> Verdict:
     """What an error of a request means for what was sent.
 
     Returns:
-        `unreachable`: try again later; `gone`: the run was deleted; `refused`: the server will never take this.
+        `unreachable`: try again later; `denied`: not to this user; `gone`: the run was deleted; `refused`: the server
+        will never take this.
     """
     from mlflow.exceptions import MlflowException
 
+    if status_of(error) in (UNAUTHENTICATED, FORBIDDEN):
+        return "denied"
     if not isinstance(error, MlflowException):
         return "refused" if isinstance(error, TypeError | ValueError | LookupError) else "unreachable"
     if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "must be in the 'active' state" in str(error):
         return "gone"
     return "refused" if error.error_code in _REFUSED else "unreachable"
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status that a server answered with; 0 where it did not, or MLflow does not tell."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):  # an internal error is what it calls all other trouble, its own too
+        return 0 if error.error_code == "INTERNAL_ERROR" else int(error.get_http_status_code())
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)  # of a file: requests' own error
+
+
+def denial(error: Exception, tracking_uri: str, experiment: str) -> str:
+    """What a person can do about `denied`, in one sentence that goes on after the server's address."""
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    user = read_mlflow_creds().username or unquote(urlsplit(tracking_uri).username or "")
+    if status_of(error) == FORBIDDEN:
+        return f"user {user!r} may not write to the experiment {experiment!r} (403): have EDIT granted on it"
+    if not user:
+        return f"asks for a user and a password (401): set {CREDENTIALS}"
+    return f"does not know user {user!r} with this password (401): mend {CREDENTIALS}, or the address"
 
 
 class TrackingClient:

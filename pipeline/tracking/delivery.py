@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.tracking import names
-from pipeline.tracking.client import MAX_METRICS, MAX_PARAMS, TrackingClient, value_text, verdict
+from pipeline.tracking.client import MAX_METRICS, MAX_PARAMS, TrackingClient, status_of, value_text, verdict
 from pipeline.tracking.spool import Operation
 from pipeline.tracking.spool_reader import SpoolReader
 
 IMAGE_FOLDER = "images"
 MAX_ARTIFACT_TRIES = 5  # with a server that answers: then the file is given up, not what comes behind it
+ARTIFACT_PATIENCE_S = 600.0  # where the server cannot reach its own storage (5xx)
+_SERVER_ERROR = 500
 _THUMBNAIL = 256  # pixels of the longer side, as MLflow's own
 
 logger = logging.getLogger("pipeline.tracking")
@@ -67,6 +70,7 @@ class Delivery:
         self._history: dict[str, set[tuple[int, str]]] = {}
         self._images: set[str] | None = None
         self._tries: dict[int, int] = defaultdict(int)
+        self._first_tries: dict[int, float] = {}
 
     @property
     def key(self) -> str:
@@ -104,7 +108,7 @@ class Delivery:
         self._run_id, self._is_new = run.info.run_id, not was_there
         self._history, self._images = {}, None
         self._params = dict(run.data.params)
-        self._changed = json.loads(run.data.tags.get(names.CHANGED_PARAMS, "{}"))
+        self._changed = _changed_params(run.data.tags.get(names.CHANGED_PARAMS, "{}"))
         if self.spool.run_id != self._run_id:
             self.spool.mark(self._run_id, 0)
         if run.info.status != "RUNNING" and not (self.spool.is_ended or self.spool.is_ownerless):
@@ -208,12 +212,19 @@ class Delivery:
                 else:
                     self._send_file(operation, Path(folder))
         except Exception as error:
-            if verdict(error) == "gone" or not self._client.is_alive():
+            if verdict(error) in ("gone", "denied") or not self._client.is_alive():
                 raise
             self._tries[end] += 1
-            if not isinstance(error, FileNotFoundError) and self._tries[end] < MAX_ARTIFACT_TRIES:
+            if not isinstance(error, FileNotFoundError) and not self._is_hopeless(error, end):
                 raise
             logger.warning("%s: %s %r is given up (%s)", self.key, operation["op"], operation["name"], error)
+
+    def _is_hopeless(self, error: Exception, end: int) -> bool:
+        """Whether an artifact was tried often enough: storage behind the server may be away for a while."""
+        first = self._first_tries.setdefault(end, time.monotonic())
+        if status_of(error) >= _SERVER_ERROR:
+            return time.monotonic() - first > ARTIFACT_PATIENCE_S
+        return self._tries[end] >= MAX_ARTIFACT_TRIES
 
     def _send_file(self, operation: Operation, folder: Path) -> None:
         """A file under its own name; sent again it replaces itself."""
@@ -256,6 +267,15 @@ class Delivery:
         if self._images is None:
             self._images = set() if self._is_new else self._client.artifacts(self._run_id, IMAGE_FOLDER)
         return self._images
+
+
+def _changed_params(tag: str) -> dict[str, str]:
+    """What the tag holds; a person, or another program, may have written anything there."""
+    try:
+        found = json.loads(tag)
+    except (ValueError, RecursionError):
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _fitting_json(values: dict[str, str]) -> str:

@@ -115,7 +115,7 @@ def _draw_series(axes: "Axes", series: str, points: list[Point], number: int, is
     for point in points:
         if point.label:
             axes.annotate(point.label, (point.cost, point.distance), xytext=(7, 7), textcoords="offset points",
-                          fontsize=8, color=colour, zorder=5)  # fmt: skip
+                          fontsize=8, color=colour, zorder=5, parse_math=False)  # fmt: skip
 
 
 def _set_scales(axes: "Axes", points: list[Point]) -> None:
@@ -148,6 +148,7 @@ def _spread(values: list[float], is_log: bool) -> list[float]:
 
 def _dress(axes: "Axes", title: str, x_label: str, y_label: str, has_legend: bool, paper: _Style) -> None:
     style: dict[str, Any] = {"color": paper.ink, "fontsize": 11}
+    style["parse_math"] = False  # a name is text, whatever signs are in it
     axes.set_title(title, loc="left", fontweight="bold", **style)
     axes.set_xlabel(x_label, **style)
     axes.set_ylabel(y_label, **style)
@@ -162,5 +163,7 @@ def _dress(axes: "Axes", title: str, x_label: str, y_label: str, has_legend: boo
     if has_legend:
         handles, labels = axes.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda index: labels[index] == _FRONT)  # the rings come last
-        axes.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False, fontsize=9,
-                    labelcolor=paper.ink)  # fmt: skip
+        legend = axes.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False, fontsize=9,
+                             labelcolor=paper.ink)  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)

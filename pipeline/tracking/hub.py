@@ -14,13 +14,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
-from pipeline.tracking.links import artifact_root, readable
+from pipeline.addresses import without_user
+from pipeline.tracking.links import artifact_root
 from pipeline.tracking.sender import SenderSettings
 from pipeline.tracking.spool import FORMAT, Operation, SpoolFolder, SpoolWriter, lock, now_ms, read_json
 from pipeline.tracking.spool_reader import written_format
@@ -28,6 +30,7 @@ from pipeline.tracking.spool_reader import written_format
 Attachment = bytes | Path | Callable[[], bytes] | None
 
 TICK_SECONDS = 1.0
+DENIED_SECONDS = 30.0  # until the next try after the server took neither user nor password
 MAX_QUEUED = 100_000  # operations on their way to the disk; only a disk that hangs lets them grow
 EXIT_SECONDS = 5.0  # that the end of a process waits for the disk
 
@@ -45,7 +48,7 @@ class Hub:
         self._writers: list[SpoolWriter] = []
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
-        self._started = now_ms()
+        self._started = self._fresh = now_ms()
         self._owner = -1
         self._problem = ""
         self._told: set[str] = set()
@@ -75,6 +78,7 @@ class Hub:
             Whether it is. What is not stays in the spool, and is sent at the next start.
         """
         deadline = time.monotonic() + timeout
+        self._fresh = now_ms()  # what was denied before may have been another process's password: one try of our own
         if not self.settle(timeout):
             return False
         there = [path for path in self.folder.files() if path.exists() and written_format(path) <= FORMAT]
@@ -181,6 +185,8 @@ class Hub:
             os.close(descriptor)  # the sender is just looking
 
     def _ensure_sender(self) -> None:
+        if self._is_denied():
+            return
         descriptor = os.open(self.folder.path / "sender.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if not lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -200,19 +206,21 @@ class Hub:
             check=False,
         )
 
+    def _is_denied(self) -> bool:
+        """Whether a sender was sent away a moment ago, for its user or password."""
+        status = read_json(self.folder.status)
+        told = int(status.get("time", 0))
+        return bool(status.get("denied")) and told >= self._fresh and now_ms() - told < 1000 * DENIED_SECONDS
+
     def _listen(self) -> None:
         """Says what the sender has met, once each."""
         status = read_json(self.folder.status)
         if int(status.get("time", 0)) < self._started:
             return
-        problem = str(status.get("problem", ""))
-        if problem and not self._problem:
-            logger.warning(
-                "%s: cannot be reached (%s). The work goes on; what it reports is kept in %s and sent later",
-                readable(self.tracking_uri), problem.splitlines()[0][:160], self.folder.path,
-            )  # fmt: skip
-        elif self._problem and not problem:
-            logger.warning("%s: can be reached again", readable(self.tracking_uri))
+        problem, server = _problem(status), without_user(self.tracking_uri)
+        if problem.partition(" (")[0] != self._problem.partition(" (")[0]:
+            kept = f"The work goes on; what it reports is kept in {self.folder.path} and sent later"
+            logger.warning("%s: %s", server, f"{problem}. {kept}" if problem else "can be reached again")
         self._problem = problem
         for line in status.get("said", []):
             if line not in self._told:
@@ -222,8 +230,14 @@ class Hub:
     def _warn_unsent(self, count: int) -> None:
         logger.warning(
             "%s: the reports of %d runs could not be sent yet; they are kept in %s and sent at the next start",
-            readable(self.tracking_uri), count, self.folder.path,
+            without_user(self.tracking_uri), count, self.folder.path,
         )  # fmt: skip
+
+
+def _problem(status: Mapping[str, Any]) -> str:
+    """What a sender met, as it goes on after the server's address; empty where all is well."""
+    found = str(status.get("problem", "")).partition("\n")[0]
+    return found if not found or status.get("denied") else f"cannot be reached ({found[:160]})"
 
 
 def _is_sent(path: Path, size: int) -> bool:

@@ -6,8 +6,9 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
+from pipeline.addresses import without_user
 from pipeline.errors import UserError
 
 UI_PORT = 5000
@@ -38,7 +39,7 @@ def absolute_uri(tracking_uri: str) -> str:
     """
     if tracking_uri.startswith("file:") or not re.match(r"[\w+]+:", tracking_uri):
         mend = f"use a database, such as sqlite:///{tracking_uri.removeprefix('file:').lstrip('/') or '.'}/mlflow.db"
-        raise UserError(tracking_uri, f"tracking in plain files is not supported; {mend}")
+        raise UserError(without_user(tracking_uri), f"tracking in plain files is not supported; {mend}")
     path = database_path(tracking_uri)
     return tracking_uri if path is None else f"{_SQLITE}{path}"
 
@@ -64,7 +65,7 @@ def ui_command(tracking_uri: str) -> str:
     uri, python = shlex.quote(f"{_SQLITE}{path}"), shlex.quote(_python())
     return (
         "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
-        f"{python} -m mlflow server --backend-store-uri {uri} --workers 1 --port {UI_PORT}"
+        f"{python} -m mlflow server --backend-store-uri {uri} --workers 1 --host 127.0.0.1 --port {UI_PORT}"
     )
 
 
@@ -87,17 +88,14 @@ def compare_link(tracking_uri: str, experiment_id: str, tags: Mapping[str, str])
 
 
 def readable(tracking_uri: str) -> str:
-    """The address without a password."""
-    parts = urlsplit(tracking_uri)
-    if not parts.hostname or "@" not in parts.netloc:
-        return tracking_uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """The address without user and password."""
+    return without_user(tracking_uri)
 
 
 def redacted(text: str, tracking_uri: str) -> str:
-    """A text, such as an error's, without the user and the password of the address."""
+    """A text, such as an error's, without users and passwords of addresses."""
     user = urlsplit(tracking_uri).netloc.rpartition("@")[0]
-    return text.replace(f"{user}@", "") if user else text
+    return without_user(text.replace(f"{user}@", "") if user else text)
 
 
 def _address(tracking_uri: str) -> str:

@@ -10,7 +10,7 @@ are replaced; a picture of the same key, step and content is stored once; the st
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -40,7 +40,7 @@ class MlflowReporter:
         UserError: the address names plain files.
     """
 
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)  # it may hold a password
     experiment: str
     spool: str
     flush_timeout: float = 15.0

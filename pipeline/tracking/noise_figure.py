@@ -27,7 +27,7 @@ def loss_against_noise(
     axes.set_ylim(bottom=0)
     axes.set_xlabel("noise level sigma")
     axes.set_ylabel("loss a pixel, EDM's weighting")
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11, parse_math=False)
     axes.grid(True, color="#d9d9d9", lw=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

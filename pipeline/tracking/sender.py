@@ -6,7 +6,8 @@ It is a process and not a thread because importing MLflow holds Python's global 
 would stop the training beside it; and because it can so send the last words of a process that was killed. It detaches
 itself, sends what lies in the spool, waits while the server is away, and ends when everything is sent and no process
 reports any more (or none has an open run for a while), or when the last one has gone and the server is still away. It
-may itself be killed at any time: the next one goes on.
+may itself be killed at any time: the next one goes on. User and password are those of the process that started it;
+where the server does not take them it says so and ends, so that another process, or the next job, can try its own.
 """
 
 import contextlib
@@ -20,8 +21,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.addresses import without_user
 from pipeline.errors import NewerFormatError
-from pipeline.tracking.client import TrackingClient, verdict
+from pipeline.tracking.client import TrackingClient, denial, verdict
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.links import redacted
 from pipeline.tracking.spool import SpoolFolder, lock, now_ms, write_json
@@ -73,8 +75,8 @@ class Sender:
             try:
                 self._round()
             except Exception as error:  # whatever it is, the spool is kept and the next round tries again
-                if verdict(error) == "refused":
-                    logger.exception("cannot send")
+                if self._is_sent_away(error):
+                    return
                 if self._sent() != sent_before:  # a reply was lost, and no more than that
                     away_since, backoff = 0.0, POLL_SECONDS
                     continue
@@ -92,6 +94,15 @@ class Sender:
                 elif not owned or time.monotonic() - busy > IDLE_SECONDS:
                     return
             time.sleep(backoff)
+
+    def _is_sent_away(self, error: Exception) -> bool:
+        """Whether the server does not take this user. What trying again does not mend is told."""
+        kind, settings = verdict(error), self._settings
+        if kind == "refused":
+            logger.exception("cannot send")
+        if kind == "denied":
+            self._tell(denial(error, settings.tracking_uri, settings.experiment), denied=True)
+        return kind == "denied"
 
     def _sent(self) -> dict[Path, tuple[str, int]]:
         """How far everything was sent."""
@@ -136,10 +147,11 @@ class Sender:
         with contextlib.suppress(OSError):  # only links are made of it
             write_json(self._folder.run_file(key), {"run_id": run_id, "experiment_id": self._experiment_id})
 
-    def _tell(self, problem: str) -> None:
+    def _tell(self, problem: str, denied: bool = False) -> None:
         """Leaves word for the reporting processes."""
         status: dict[str, object] = {
             "problem": redacted(problem, self._settings.tracking_uri),
+            "denied": denied,
             "experiment_id": self._experiment_id,
             "said": [redacted(line, self._settings.tracking_uri) for line in self._said.lines],
         }
@@ -159,6 +171,13 @@ class _Said(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info is None and len(self.lines) < MAX_SAID:
             self.lines.append(record.getMessage())
+
+
+class _Formatter(logging.Formatter):
+    """Errors name the address that was asked, and a traceback names it again: here without its password."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_user(super().format(record))
 
 
 def main() -> None:
@@ -187,7 +206,9 @@ def main() -> None:
 def _log_to(path: Path) -> None:
     if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
         path.unlink()
-    logging.basicConfig(filename=path, level=logging.WARNING, format="%(asctime)s %(process)d %(message)s")
+    handler = logging.FileHandler(path)
+    handler.setFormatter(_Formatter("%(asctime)s %(process)d %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, target in ((nothing, 0), (log, 1), (log, 2)):

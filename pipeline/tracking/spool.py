@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.addresses import without_user
 from pipeline.digests import digest
 
 Operation = dict[str, Any]
@@ -49,7 +50,8 @@ class SpoolFolder:
 
     @classmethod
     def of(cls, spool: str, tracking_uri: str, experiment: str) -> "SpoolFolder":
-        return cls(Path(spool) / digest([tracking_uri, experiment])[:16])
+        """Whatever user and password the address holds: one with the right ones sends what wrong ones left."""
+        return cls(Path(spool) / digest([without_user(tracking_uri), experiment])[:16])
 
     def create(self) -> None:
         """Raises:

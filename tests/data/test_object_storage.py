@@ -25,6 +25,17 @@ def test_an_address_is_shown_without_its_password_and_goes_on_below_a_key() -> N
     assert "cret" not in repr(Store(ADDRESS))
 
 
+def test_keys_that_are_not_percent_encoded_are_told_without_them() -> None:
+    store = Store("s3://AKIA4711:se/cr+et@bucket/prefix?region=us-east-1")
+    assert store.title == "s3://bucket/prefix"
+    with pytest.raises(
+        StoreError, match=r"^s3://bucket/prefix: .*keys in it must be percent-encoded: / as %2F"
+    ) as told:
+        store.check_writable()
+    assert "cr+et" not in str(told.value)
+    assert "AKIA" not in str(told.value)
+
+
 def test_without_the_package_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.delitem(sys.modules, "obstore.store", raising=False)

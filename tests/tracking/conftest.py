@@ -19,6 +19,9 @@ import pytest
 
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.mlflow_reporter import MlflowReporter
+from tests.object_server import ObjectServer
+from tests.postgres import postgres
+from tests.tracking.team import TeamServer, team_server
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before MLflow is imported: nothing but loopback
 
@@ -53,6 +56,13 @@ def stored(reporter: MlflowReporter) -> TrackingClient:
     """Looks into the database of `reporter`."""
     root = Path(reporter.tracking_uri.removeprefix("sqlite:///")).parent / "mlartifacts"
     return TrackingClient(reporter.tracking_uri, EXPERIMENT, str(root))
+
+
+@pytest.fixture(scope="session")
+def team(s3: ObjectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamServer]:
+    """A team's tracker: MLflow on PostgreSQL and object storage, with passwords."""
+    with postgres() as database, team_server(tmp_path_factory.mktemp("team") / "tracker", database, s3) as server:
+        yield server
 
 
 class Server:

@@ -329,3 +329,31 @@ def test_an_empty_spool_of_a_killed_process_is_discarded(client: TrackingClient,
     send(client, hub.folder)
     assert hub.folder.files() == []
     assert client.mlflow.search_runs([client.experiment_id()]) == []
+
+
+@pytest.mark.parametrize("tag", ["no JSON", "[1, 2]", "null", "[" * 4000, '{"a": {"b": 1}}'])
+def test_whatever_somebody_wrote_into_a_tag_of_ours_holds_nothing_up(
+    client: TrackingClient, hub: Hub, tag: str
+) -> None:
+    start(hub).params({"n": 1})
+    send(client, hub.folder)
+    (run,) = runs(client)
+    client.log(run.info.run_id, tags={names.CHANGED_PARAMS: tag})
+    with start(hub) as again:
+        again.params({"n": 2})
+        again.metrics({"loss": 1.0}, 1)
+    send(client, hub.folder)
+    assert history(client, "loss") == [(1, 1.0)]
+    assert '"n": "2"' in runs(client)[0].data.tags[names.CHANGED_PARAMS]
+
+
+@pytest.mark.parametrize("name", ["../../../up.txt", "/tmp/up-4711.txt", "a/../../../up.txt", "..", "a\\..\\up.txt"])
+def test_an_artifact_stays_among_those_of_its_run(client: TrackingClient, hub: Hub, tmp_path: Path, name: str) -> None:
+    with start(hub) as run:
+        run.text("text", name)
+    send(client, hub.folder)
+    (found,) = runs(client)
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"text"]
+    assert len(written) == 1
+    assert written[0].is_relative_to(found.info.artifact_uri)
+    assert not Path("/tmp/up-4711.txt").exists()

@@ -63,6 +63,9 @@ class FolderTree:
         self.path = path
         self.names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
 
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
@@ -88,6 +91,10 @@ class ZipTree:
             raise DataError(path, f"is neither a folder nor a readable zip archive ({error})") from error
         self.top = _common_top(members)
         self.names = sorted({name[len(self.top) :] for name in members if name.startswith(self.top)})
+
+    def size(self, name: str) -> int:
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.getinfo(self.top + name).file_size
 
     def read(self, name: str) -> bytes:
         with zipfile.ZipFile(self.path) as archive:
@@ -151,6 +158,8 @@ def _listed_labels(
 
 def _listing(path: Path, tree: FolderTree | ZipTree) -> Mapping[str, int] | None:
     try:
+        if (size := tree.size(_LISTING)) > _MAX_FILE:
+            raise DataError(path, f"{_LISTING} {_too_large(size)}")
         content = json.loads(tree.read(_LISTING))
     except (ValueError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise DataError(path, f"{_LISTING} is not readable JSON ({error})") from error

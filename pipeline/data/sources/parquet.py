@@ -15,6 +15,8 @@ from pipeline.data.sources.base import Images, Item, check_path, existing
 from pipeline.errors import DataError
 
 _BATCH = 256  # rows in memory at once
+_MAX_ROWS = 1 << 28  # of a file
+_MAX_UNPACKED = 1 << 32  # bytes of the images of a row group: a small file can claim any size
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class ParquetImages:
         with _errors(path):
             schema = _open(path).schema_arrow
             self._check_image_column(path, schema)
+            self._check_claims(path)
             if self.label_column not in schema.names:
                 if self.label_column != "label":
                     raise DataError(path, f"has no column {self.label_column!r} (it has {schema.names})")
@@ -88,6 +91,16 @@ class ParquetImages:
         if not _is_bytes(_bytes_type(schema.field(self.image_column).type)):
             kind = schema.field(self.image_column).type
             raise DataError(path, f"the column {self.image_column!r} holds {kind}, not encoded images (bytes)")
+
+    def _check_claims(self, path: Path) -> None:
+        about = _open(path).metadata
+        if not 0 <= about.num_rows <= _MAX_ROWS:
+            raise DataError(path, f"claims {about.num_rows} rows, more than {_MAX_ROWS} or none that can be")
+        for group in (about.row_group(number) for number in range(about.num_row_groups)):
+            columns = [group.column(number) for number in range(group.num_columns)]
+            ours = [column for column in columns if column.path_in_schema.split(".")[0] == self.image_column]
+            if (size := max(column.total_uncompressed_size for column in ours)) > _MAX_UNPACKED:
+                raise DataError(path, f"claims {size} bytes of images in one row group, more than {_MAX_UNPACKED}")
 
     def _read(self, path: Path, labels: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Iterator[Item]:
         import pyarrow.compute as pc
