@@ -17,7 +17,7 @@ MESSAGES = [
 ]
 LEAST = 6  # characters of a piece that says something
 # Between these, a message may be put together of texts that stand in several places.
-SEAM = re.compile(r"<[^<>]*>|\d+|[;:,] |^- |['`()/]|while |times |(?= needs the package)")
+SEAM = re.compile(r"<[^<>]*>|\d+|[;:.,] |^- |['`()/]|while |times |(?= needs the package)")
 
 
 @cache

@@ -48,6 +48,7 @@ KINDS = (
     Kind("beginning of a schedule", "schedules/*/since"),
     Kind("slot of a schedule", "schedules/*/slots/*/*"),
     Kind("gap of a schedule", "schedules/*/gaps/*"),
+    Kind("slot ahead of the clock", "schedules/*/ahead/*"),
     Kind("cache", "cache/*/*"),
 )
 _OTHER = Kind("content", "*")

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.data.samples import chunk_indices, commit_setting, read_chunk, rea
 from pipeline.data.store import Store
 from pipeline.data.trajectories import read_errors
 from pipeline.digests import canonical, sha256
+from pipeline.engine import slots
 from pipeline.engine.benchmark_record import commit_record, find_record
 from pipeline.engine.paces import Paces
 from pipeline.engine.search_state import read_state
@@ -35,11 +37,13 @@ from pipeline.training.snapshot import CheckpointRef, find_snapshot
 GOLDEN = Path(__file__).parent / "golden"
 DIGESTS = json.loads((GOLDEN / "digests.json").read_text())
 TRAINING = DIGESTS["training"]
+SLOT = slots.Slot("nightly", datetime(2026, 11, 26, 2, tzinfo=UTC))
 # Kinds that the first version did not have, with a key of each.
 LATER = {
     "beginning of a schedule": "schedules/nightly/since",
-    "slot of a schedule": "schedules/nightly/slots/20261126T020000Z/outcome",
+    "slot of a schedule": SLOT.key("outcome"),
     "gap of a schedule": "schedules/nightly/gaps/20261127T020000Z",
+    "slot ahead of the clock": "schedules/nightly/ahead/20261128T020000Z",
 }
 
 
@@ -104,9 +108,10 @@ READERS: dict[str, list[Callable[[Store, str], Any]]] = {
     ],
     "step of a search": [lambda store, key: read_state(store, parts(key)[0])],
     "record of a search": [lambda store, key: find_record(store, "golden-search")],
-    "beginning of a schedule": [lambda store, key: store.find(key)],
-    "slot of a schedule": [lambda store, key: store.find(key)],
-    "gap of a schedule": [lambda store, key: store.find(key)],
+    "beginning of a schedule": [lambda store, key: slots.read_ledger(store, "nightly")],
+    "slot of a schedule": [lambda store, key: slots.read_outcome(store, SLOT)],
+    "gap of a schedule": [lambda store, key: store.manifest(key)],
+    "slot ahead of the clock": [lambda store, key: store.manifest(key)],
     "cache": [lambda store, key: kept(store, key, the_blob(store, key), made_anew)],
 }
 
@@ -158,5 +163,5 @@ def golden_store(root: Path) -> Store:
     shutil.copytree(GOLDEN / "kept", root)
     store = Store(root)
     for key in LATER.values():
-        store.commit(key, {}, {"made": "now"})
+        store.commit(key, {}, {"made": "now", "since": SLOT.instant.isoformat()})
     return store
