@@ -27,6 +27,7 @@ from pipeline.diffusion.sampling import sample
 from pipeline.digests import sha256
 from pipeline.engine.ahead import compiled_ahead
 from pipeline.engine.devices import Device, as_dtype, device_name, family, fixed_arithmetic
+from pipeline.engine.pulse import Pulse
 from pipeline.engine.work import Done, ExtractorPlan, Setting, Task, WorkerSettings
 from pipeline.errors import CheckpointError, ImagesNotKeptError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors import Extractor, ImageShape
@@ -53,10 +54,12 @@ class Denoisers:
 
     Args:
         settings: of the run.
+        pulse: beats with every evaluation of a network.
     """
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, pulse: Pulse | None = None) -> None:
         self._settings = settings
+        self._pulse = pulse or Pulse()
         self._budget = settings.denoiser_memory_gb * 1e9
         # By weights and model: the same weights under another preconditioning are another denoiser.
         self._held: OrderedDict[tuple[str, ModelSpec], tuple[Denoiser, int]] = OrderedDict()
@@ -82,7 +85,9 @@ class Denoisers:
     def _load(self, snapshot: Snapshot, weights: bytes) -> Denoiser:
         if sha256(weights) != snapshot.weights_sha256:
             raise CheckpointError(snapshot.title, "the weights were damaged on their way to the worker")
-        return load_denoiser(snapshot.model, weights, self._settings.execution, self._settings.device)
+        denoiser = load_denoiser(snapshot.model, weights, self._settings.execution, self._settings.device)
+        denoiser.register_forward_hook(self._pulse.beat)
+        return denoiser
 
 
 def load_denoiser(model: ModelSpec, weights: bytes, execution: Execution, device: Device) -> Denoiser:
@@ -119,7 +124,8 @@ class ChunkWorker:
         self._settings = settings
         self._plans = plans
         self._fetch = fetch or (lambda snapshot: read_weights(settings.store, snapshot))
-        self._denoisers = Denoisers(settings)
+        self.pulse = Pulse()
+        self._denoisers = Denoisers(settings, self.pulse)
         self._extractors: dict[tuple[int, ImageShape], Extractor] = {}
 
     def work(self, task: Task, fetch: Fetch | None = None, submit: Submit = at_once) -> Done:
@@ -138,6 +144,7 @@ class ChunkWorker:
         chunk = made.result()
         if stored is None:
             commit_chunk(self._settings.store, task.setting.key, chunk, self._settings.image_format)
+        self.pulse.beat()
         for plan, found in features.result():
             name, digest = task.setting.digest, self._plans[plan].digest
             commit_features(self._settings.store, name, digest, task.index, found, chunk.content_digest)
@@ -259,7 +266,10 @@ class ChunkWorker:
     def _features(self, task: Task, chunk: Chunk, plan: int, extractor: Extractor) -> StoredFeatures:
         """In the batches of the images, so that features do not depend on when they are taken."""
         batches = torch.split(torch.from_numpy(chunk.images), self._settings.execution.batch_size)
-        found = [extractor(batch) for batch in batches]
+        found = []
+        for batch in batches:
+            found.append(extractor(batch))
+            self.pulse.beat()
         features = torch.cat([part.features for part in found]).float().cpu().numpy()
         logits = [part.logits for part in found if part.logits is not None]
         if not np.isfinite(features).all():
@@ -298,6 +308,10 @@ class Actor:
         if found != expected:
             raise SettingsError("execution.device", f"{_words(found)} cannot do the work of {_words(expected)}")
         return Hello(os.getpid(), device_name(device))
+
+    def pulse(self) -> int:
+        """The steps of its work so far."""
+        return self._worker.pulse.beats
 
     def work(self, task: Task, weights: Mapping[str, Any]) -> Done:
         return self._worker.work(task, _fetch(weights), self._device.submit)
