@@ -14,8 +14,8 @@ from torch import nn
 
 from pipeline.data.store import Store
 from pipeline.engine import ahead
-from pipeline.engine.actor import load_denoiser
 from pipeline.engine.ahead import AheadNetwork, compiled_ahead
+from pipeline.engine.denoisers import load_denoiser
 from pipeline.engine.devices import fixed_arithmetic
 from pipeline.engine.generation import generate
 from pipeline.engine.work import Actors, Seeds
