@@ -56,6 +56,9 @@ class LightActor:
     def hello(self) -> int:
         return os.getpid()
 
+    def pulse(self) -> float:
+        return time.time()
+
     def work(self, task: LightTask, weights: Mapping[str, Any]) -> LightDone:
         """One after the other, as a device does: two tasks may be here at once."""
         begin = max(time.time(), self._busy_until)

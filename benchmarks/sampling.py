@@ -49,7 +49,7 @@ from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.seeds import INITIAL, Noise, draw
 from pipeline.diffusion.solvers import Euler
 from pipeline.diffusion.timesteps import EDMSteps, grid
-from pipeline.engine.actor import load_denoiser
+from pipeline.engine.denoisers import load_denoiser
 from pipeline.engine.devices import as_dtype, fixed_arithmetic
 
 PLAIN, DIFFUSERS = "plain loop, eager fp32", "diffusers' loop, eager fp32"

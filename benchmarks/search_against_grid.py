@@ -29,11 +29,12 @@ from pipeline.data.store import Store
 from pipeline.engine.evaluation import Evaluation, evaluate
 from pipeline.engine.generation import PointResult, Seeds, generate
 from pipeline.engine.measures import Measure, build_measures
-from pipeline.engine.paired_difference import Difference, paired_difference
 from pipeline.engine.search import Search
 from pipeline.engine.session import session
 from pipeline.engine.trials import front
 from pipeline.engine.work import Actors, Point
+from pipeline.metrics.paired import compare as compare_pairs
+from pipeline.metrics.uncertainty import Interval
 from pipeline.reporting import MemoryReporter
 
 SOLVERS: list[dict[str, Any]] = [
@@ -127,26 +128,34 @@ def compare(options: argparse.Namespace, size: Size) -> dict[str, Any]:
 
     winners = [replace(bench.point(best.chosen), name="search's"), replace(grid_winner, name="grid's")]
     fresh, distances = bench.measured(winners, size.fresh)
-    samples, chunk = (fresh[0].samples_digest, fresh[1].samples_digest), bench.settings.execution.chunk_size
-    plan, reference = bench.measures[0].plan, bench.measures[0].reference
-    difference = paired_difference(bench.store, samples, size.fresh, chunk, plan, reference)
+    difference = difference_of(*distances)
     return {
-        "settings": len(found), "images": size.images[-1], "distance": plan.distance_name,
+        "settings": len(found), "images": size.images[-1], "distance": bench.measures[0].plan.distance_name,
         "grid": {"evaluations": of_grid, "winner": grid_winner.name, "nfe": fresh[1].nfe,
                  "fresh": distances[1].distance},
         "search": {"evaluations": state.spent, "tried": len(state.trials), "winner": best.name, "nfe": fresh[0].nfe,
                    "fresh": distances[0].distance, "pruned": sum(t.state == "pruned" for t in state.trials)},
         "share": state.spent / of_grid, "fresh_seeds": size.fresh.count,
-        "difference": difference.value, "half_width": difference.half_width,
-        "worse_at_most": difference.worse_at_most,
+        "difference": distances[0].distance - distances[1].distance,
+        "half_width": difference and difference.half_width,
+        "worse_at_most": difference and difference.high / distances[1].distance,
     }  # fmt: skip
+
+
+def difference_of(first: Evaluation, second: Evaluation) -> Interval | None:
+    """Of two distances on the same seeds; None where there are too few images for an interval."""
+    one, two = first.uncertainty, second.uncertainty
+    if one is None or two is None:
+        return None
+    found = compare_pairs(first.distance, second.distance, one.influences, two.influences, one.strata)
+    return found.difference
 
 
 def told(found: dict[str, Any]) -> str:
     grid, search = found["grid"], found["search"]
-    difference = Difference(found["difference"], found["half_width"], grid["fresh"])
-    half = "no interval" if difference.half_width is None else f"+- {difference.half_width:.4f}"
-    bound = "" if difference.worse_at_most is None else f", at most {difference.worse_at_most:+.2%} (95 %)"
+    difference, half, most = (found[name] for name in ("difference", "half_width", "worse_at_most"))
+    interval = "no interval" if half is None else f"+- {half:.4f}"
+    bound = "" if most is None else f", at most {most:+.2%} (95 %)"
     return "\n".join(
         [
             f"grid: {found['settings']} settings x {found['images']:,} images, {grid['evaluations']:,.0f} evaluations",
@@ -155,7 +164,7 @@ def told(found: dict[str, Any]) -> str:
             f"on {found['fresh_seeds']:,} fresh seeds, {found['distance']}:",
             f"  grid's winner    {grid['winner']} (NFE {grid['nfe']:g}): {grid['fresh']:.4f}",
             f"  search's winner  {search['winner']} (NFE {search['nfe']:g}): {search['fresh']:.4f}",
-            f"  search's less grid's, in pairs: {difference.value:+.4f} {half}{bound}",
+            f"  search's less grid's, in pairs: {difference:+.4f} {interval}{bound}",
         ]
     )
 

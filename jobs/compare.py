@@ -14,22 +14,28 @@ from pipeline.engine.comparison import Compared, chosen, compare_two, comparison
 from pipeline.engine.evaluation import Evaluation, evaluate
 from pipeline.engine.generation import generate
 from pipeline.engine.session import session
+from pipeline.metrics.protocol import check_comparable
+from pipeline.metrics.published_protocols import LEGACY
 
 
 def main(settings: CompareJob) -> None:
     sides = [(side, _settings(side)) for side in (settings.first, settings.second)]
     with tracked(settings) as reporter, session():
         one, two = (_measured(side, job) for side, job in sides)
-        found = compare_two(one, two)
+        legacy = any(job.metrics.protocol == LEGACY for _, job in sides)
+        found = compare_two(one, two, legacy)
+        unlike = check_comparable([(one.name, one.protocol), (two.name, two.protocol)], legacy)
         name = f"{_title(settings.first, one)} against {_title(settings.second, two)}"
         tags = {"kind": "comparison", "protocol": one.protocol.label(), "compared_with": two.name}
+        tags |= {"protocol_name": LEGACY} if unlike else {}
         key = digest({"samples": [one.samples_digest, two.samples_digest], "protocol": one.protocol.digest})
-        title = one.protocol.distance
+        title, notes = one.protocol.distance, [f"- {one.protocol.label()}", *([f"- {unlike}"] if unlike else [])]
+        table = "\n".join([comparison_table(found, title, chosen=False), *notes])
         with reporter.run(key, name, tags) as run:
             run.text(cli.resolved_yaml(settings), "settings.yaml")
-            run.text(comparison_table(found, title, chosen=False), "comparison.md")
+            run.text(table, "comparison.md")
             run.metrics(found[0].metrics("fid" if title == "FID" else "fd"))
-    print(f"\n{comparison_table(found, title, chosen=False)}\n- {one.protocol.label()}\n\n{_sentence(found[0], title)}")
+    print(f"\n{table}\n\n{_sentence(found[0], title)}")
 
 
 def _settings(side: ComparedSettings) -> EvaluateJob | BenchmarkJob:
@@ -58,7 +64,8 @@ def _title(side: ComparedSettings, evaluation: Evaluation) -> str:
 
 
 def _sentence(row: Compared, title: str) -> str:
-    assert row.comparison is not None  # compare_two refuses others
+    if row.comparison is None:
+        return "They are of other seeds, so there is no comparison image by image."
     better = row.comparison.difference.value < 0
     word, sure = ("smaller", row.comparison.p_better) if better else ("larger", 1 - row.comparison.p_better)
     settled = row.comparison.difference.low > 0 or row.comparison.difference.high < 0

@@ -82,7 +82,7 @@ def engine_seeds(settings: SeedSettings) -> Seeds:
 
 
 def engine_actors(settings: GenerateSettings | OptimizeGridJob | SearchSettings) -> Actors:
-    return Actors(num_actors=settings.actors.num_actors)
+    return Actors(num_actors=settings.actors.num_actors, hang_after_s=settings.actors.hang_after_s)
 
 
 def namespace(settings: GenerateSettings, own: str | None = None) -> str:

@@ -157,9 +157,16 @@ class SeedSettings(Frozen):
 
 
 class ActorSettings(Frozen):
-    """Who generates: empty is one actor a GPU, or one for every `execution.threads` CPUs; 0 is this process."""
+    """Who generates. Nothing here changes a bit of an image.
+
+    Args:
+        num_actors: empty is one actor a GPU, or one for every `execution.threads` CPUs; 0 is this process.
+        hang_after_s: an actor that makes no progress for so many seconds, not one evaluation of its network, is ended,
+            and its chunks go to others; a first evaluation includes compiling.
+    """
 
     num_actors: int | None = Field(default=None, ge=0)
+    hang_after_s: float = Field(default=600, ge=1)
 
 
 SweepGrid = dict[str, list[Any]]
@@ -261,6 +268,8 @@ class MetricSettings(Frozen):
         scores: what is told beside the distances. Each is taken of the first extractor that has what it needs.
         protocol: of a publication, to be followed: `edm` (Inception without antialiasing, 50,000 images, the training
             set). `legacy`: numbers of unlike protocols may stand side by side, marked as such.
+        held_out: the name of a data set of images like the reference's that are not among them, such as a test set: the
+            check for memorization, `nearest`, compares with how near these are.
         trajectory: measure the distance to each sample's own converged trajectory too. Empty: not.
     """
 
@@ -269,6 +278,7 @@ class MetricSettings(Frozen):
     dataset: str | None = None
     reference_npz: str | None = None
     classifier_dataset: str | None = None
+    held_out: str | None = None
     trajectory: TrajectorySettings | None = None
     scores: list[Annotated[Score, Field(discriminator="kind")]] = Field(default_factory=list)
 
@@ -304,6 +314,12 @@ class MetricSettings(Frozen):
         if len(set(scores)) < len(scores):
             raise ValueError("scores: one of them is given twice")
         return scores
+
+    @model_validator(mode="after")
+    def _check_held_out(self) -> Self:
+        if self.held_out is not None and not any("held_out" in score.uses for score in self.scores):
+            raise ValueError(f"held_out: {self.held_out} is named and never looked at: add {{kind: nearest}} to scores")
+        return self
 
 
 class EvaluateJob(Job, GenerateSettings):

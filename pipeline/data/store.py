@@ -20,6 +20,7 @@ from pipeline.addresses import without_user
 from pipeline.data import object_storage
 from pipeline.data.formats import kind_of
 from pipeline.data.manifest import Blob, Manifest, checked_places
+from pipeline.data.verified import distrust
 from pipeline.data.whole_files import attempt, create_file, replace_file
 from pipeline.digests import canonical, sha256
 from pipeline.errors import StoreError
@@ -187,6 +188,7 @@ class Store:
         blob = self._blob(manifest, name)
         data = self.read(blob.key)
         if len(data) != blob.size or sha256(data) != blob.sha256:
+            distrust(self.uri)
             raise StoreError(f"{self.title}/{blob.key}", "is damaged: its content is not what its manifest says")
         return data
 

@@ -6,7 +6,6 @@ written, the device is at the next one already. What is computed does not depend
 
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,23 +17,19 @@ import torch
 
 from pipeline.data.chunk_file import Chunk
 from pipeline.data.features import StoredFeatures, commit_features
-from pipeline.data.native import load_operators
-from pipeline.data.samples import Execution, chunk_key, commit_chunk, read_chunk
+from pipeline.data.samples import chunk_key, commit_chunk, read_chunk
 from pipeline.diffusion.decoding import quantize
 from pipeline.diffusion.grid_search import StepCosts, mean_costs, step_costs
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.sampling import sample
-from pipeline.digests import sha256
-from pipeline.engine.ahead import compiled_ahead
-from pipeline.engine.devices import Device, as_dtype, device_name, family, fixed_arithmetic
+from pipeline.engine.denoisers import Denoisers, Fetch
+from pipeline.engine.devices import device_name, family, fixed_arithmetic
+from pipeline.engine.pulse import Pulse
 from pipeline.engine.work import Done, ExtractorPlan, Setting, Task, WorkerSettings
-from pipeline.errors import CheckpointError, ImagesNotKeptError, RunFailedError, SettingsError, StoreError
+from pipeline.errors import ImagesNotKeptError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors import Extractor, ImageShape
-from pipeline.networks.winograd import KERNEL, use_winograd
-from pipeline.training.settings import ModelSpec
-from pipeline.training.snapshot import Snapshot, build_denoiser, read_weights
+from pipeline.training.snapshot import read_weights
 
-Fetch = Callable[[Snapshot], bytes]  # the safetensors bytes of a snapshot's weights
 Submit = Callable[..., Future[Any]]  # as that of an executor: a call becomes a future
 
 
@@ -46,64 +41,6 @@ def at_once(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
     except Exception as error:
         future.set_exception(error)
     return future
-
-
-class Denoisers:
-    """The networks that a worker holds: those used last, within a budget.
-
-    Args:
-        settings: of the run.
-    """
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        self._settings = settings
-        self._budget = settings.denoiser_memory_gb * 1e9
-        # By weights and model: the same weights under another preconditioning are another denoiser.
-        self._held: OrderedDict[tuple[str, ModelSpec], tuple[Denoiser, int]] = OrderedDict()
-        self.loads = 0
-
-    def get(self, snapshots: Sequence[Snapshot], fetch: Fetch) -> list[Denoiser]:
-        """The networks of one setting, in their order. They are kept together, whatever the budget.
-
-        Raises:
-            CheckpointError: weights are not those of the snapshot, or do not fit its model.
-        """
-        names = [(snapshot.weights_sha256, snapshot.model) for snapshot in snapshots]
-        for name, snapshot in zip(names, snapshots, strict=True):
-            if name not in self._held:
-                denoiser = self._load(snapshot, fetch(snapshot))
-                self._held[name] = denoiser, sum(p.nbytes for p in denoiser.parameters())
-                self.loads += 1
-            self._held.move_to_end(name)
-        while len(self._held) > len(set(names)) and sum(size for _, size in self._held.values()) > self._budget:
-            self._held.popitem(last=False)
-        return [self._held[name][0] for name in names]
-
-    def _load(self, snapshot: Snapshot, weights: bytes) -> Denoiser:
-        if sha256(weights) != snapshot.weights_sha256:
-            raise CheckpointError(snapshot.title, "the weights were damaged on their way to the worker")
-        return load_denoiser(snapshot.model, weights, self._settings.execution, self._settings.device)
-
-
-def load_denoiser(model: ModelSpec, weights: bytes, execution: Execution, device: Device) -> Denoiser:
-    """A denoiser on its fast path.
-
-    Raises:
-        CheckpointError: the weights do not fit the model.
-        SettingsError: it is to be compiled, and cannot be.
-    """
-    denoiser = build_denoiser(model, weights, as_dtype(execution.precision), device)
-    if execution.channels_last:
-        denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if execution.convolution == "winograd":
-        load_operators(KERNEL, "execution.convolution")
-        use_winograd(denoiser.network)
-    if execution.compile == "ahead":
-        denoiser.network = compiled_ahead(denoiser.network, model, execution, device)
-    elif execution.compile:
-        mode = "reduce-overhead" if execution.compile == "reduce-overhead" else "default"
-        denoiser.network.compile(dynamic=False, mode=mode)
-    return denoiser
 
 
 class ChunkWorker:
@@ -119,7 +56,8 @@ class ChunkWorker:
         self._settings = settings
         self._plans = plans
         self._fetch = fetch or (lambda snapshot: read_weights(settings.store, snapshot))
-        self._denoisers = Denoisers(settings)
+        self.pulse = Pulse()
+        self._denoisers = Denoisers(settings, self.pulse)
         self._extractors: dict[tuple[int, ImageShape], Extractor] = {}
 
     def work(self, task: Task, fetch: Fetch | None = None, submit: Submit = at_once) -> Done:
@@ -138,6 +76,7 @@ class ChunkWorker:
         chunk = made.result()
         if stored is None:
             commit_chunk(self._settings.store, task.setting.key, chunk, self._settings.image_format)
+        self.pulse.beat()
         for plan, found in features.result():
             name, digest = task.setting.digest, self._plans[plan].digest
             commit_features(self._settings.store, name, digest, task.index, found, chunk.content_digest)
@@ -259,7 +198,10 @@ class ChunkWorker:
     def _features(self, task: Task, chunk: Chunk, plan: int, extractor: Extractor) -> StoredFeatures:
         """In the batches of the images, so that features do not depend on when they are taken."""
         batches = torch.split(torch.from_numpy(chunk.images), self._settings.execution.batch_size)
-        found = [extractor(batch) for batch in batches]
+        found = []
+        for batch in batches:
+            found.append(extractor(batch))
+            self.pulse.beat()
         features = torch.cat([part.features for part in found]).float().cpu().numpy()
         logits = [part.logits for part in found if part.logits is not None]
         if not np.isfinite(features).all():
@@ -298,6 +240,10 @@ class Actor:
         if found != expected:
             raise SettingsError("execution.device", f"{_words(found)} cannot do the work of {_words(expected)}")
         return Hello(os.getpid(), device_name(device))
+
+    def pulse(self) -> int:
+        """The steps of its work so far."""
+        return self._worker.pulse.beats
 
     def work(self, task: Task, weights: Mapping[str, Any]) -> Done:
         return self._worker.work(task, _fetch(weights), self._device.submit)

@@ -81,13 +81,16 @@ def of_setting(points: Sequence[Point], name: str, where: str) -> Point:
     raise SettingsError(where, f"has no setting {name}; it has: {known}")
 
 
-def compare_two(first: Evaluation, second: Evaluation) -> tuple[Compared, Compared]:
+def compare_two(first: Evaluation, second: Evaluation, legacy: bool = False) -> tuple[Compared, Compared]:
     """The first against the second, which stands below it.
+
+    Args:
+        legacy: whatever their protocols; somebody asked for that by name. Of other seeds there is no comparison.
 
     Raises:
         SettingsError: they are the same images, were measured in ways that cannot be compared, or have no interval.
     """
-    ranked([first, second])
+    ranked([first, second], legacy)
     if first.samples_digest == second.samples_digest:
         raise SettingsError("second", f"is the same setting as the first, {first.name}: name another one")
     for evaluation in (first, second):
@@ -111,7 +114,7 @@ def _named_one(evaluations: Sequence[Evaluation], name: str) -> Evaluation:
 def _compared(evaluation: Evaluation, best: Evaluation) -> Compared:
     sure, other = evaluation.uncertainty, best.uncertainty
     comparison, accuracy = None, None
-    if evaluation is not best:
+    if evaluation is not best and _seeds(evaluation) == _seeds(best):
         if sure is not None and other is not None:
             strata = sure.strata if other.strata is not None else None
             comparison = compare(evaluation.distance, best.distance, sure.influences, other.influences, strata)
@@ -119,6 +122,10 @@ def _compared(evaluation: Evaluation, best: Evaluation) -> Compared:
             accuracy = paired_shares(evaluation.recognised, best.recognised)
     interval, limit = (None, None) if sure is None else (sure.interval, sure.limit)
     return Compared(evaluation.name, best.name, interval, limit, comparison, accuracy)
+
+
+def _seeds(evaluation: Evaluation) -> tuple[int, int]:
+    return evaluation.protocol.first_seed, evaluation.protocol.num_images
 
 
 def comparison_table(compared: Sequence[Compared], title: str, chosen: bool = True) -> str:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from pipeline.engine.fleet import Finished, Fleet, Joined, Lost, Raised
+from pipeline.engine.events import Finished, Joined, Lost, Raised
+from pipeline.engine.fleet import Fleet
 from pipeline.engine.policy import Policy
 from pipeline.engine.work import Done, Setting, Task
 from pipeline.errors import RunFailedError, SigmasweepError
@@ -56,8 +57,8 @@ class Driver:
                         self._forget(task)
                     case Raised(worker, task, error):
                         self._raised(worker, task, error)
-                    case Lost(worker, reason, by_chance):
-                        self._lost(worker, reason, by_chance)
+                    case Lost():
+                        self._lost(event)
 
     def _raised(self, worker: int, task: Task, error: Exception) -> None:
         """What is wrong with the settings or the store does not get right by trying again; other errors may."""
@@ -70,12 +71,12 @@ class Driver:
             first_line = (str(error).strip().splitlines() or [""])[0]
             self._give_up(task, _failure(task, f"failed again and again ({type(error).__name__}: {first_line})"))
 
-    def _lost(self, worker: int, reason: str, by_chance: bool) -> None:
-        for task in self._policy.leave(worker, by_chance):
+    def _lost(self, lost: Lost) -> None:
+        for task in self._policy.leave(lost.worker, lost.by_chance, lost.hung):
             at_it, at_others, num_done = self._policy.deaths(task)
             others = f"the others lost {at_others} and {num_done} were finished: it is the chunk that ends them"
             self._give_up(
-                task, _failure(task, f"lost each of the {at_it} workers that had it ({reason}), while {others}")
+                task, _failure(task, f"lost each of the {at_it} workers that had it ({lost.reason}), while {others}")
             )
             self._fleet.absolve()
         self._drop()

@@ -6,54 +6,21 @@ wherever there is room. A chunk is named by its content, so doing it twice is ha
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from pipeline.engine.actor import Actor, ChunkWorker
 from pipeline.engine.devices import fixed_arithmetic
+from pipeline.engine.events import Event, Finished, Joined, Lost, Raised
 from pipeline.engine.policy import IN_FLIGHT
+from pipeline.engine.pulse import Vigil
 from pipeline.engine.session import Resources
-from pipeline.engine.work import Actors, Done, ExtractorPlan, Task, WorkerSettings, weights_names
+from pipeline.engine.work import Actors, ExtractorPlan, Task, WorkerSettings, weights_names
 from pipeline.errors import RunFailedError, SettingsError, SigmasweepError
 from pipeline.training.snapshot import Snapshot, read_weights
 
 Say = Callable[[str], None]
 _PATIENCE_S = 30.0  # before it is said that no device is free
-
-
-@dataclass(frozen=True)
-class Joined:
-    """A worker is ready."""
-
-    worker: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    worker: int
-    task: Task
-    done: Done
-
-
-@dataclass(frozen=True)
-class Raised:
-    """A task raised; its worker is well."""
-
-    worker: int
-    task: Task
-    error: Exception
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker is gone, with all that it had; `by_chance` if it is known that the work is not to blame."""
-
-    worker: int
-    reason: str
-    by_chance: bool = False
-
-
-Event = Joined | Finished | Raised | Lost
 
 
 class Fleet(Protocol):
@@ -126,7 +93,7 @@ class RayFleet:
         # No retries by Ray: what is lost is handed out again by the policy, to whoever is free.
         self._actor = ray.remote(actor or Actor).options(
             num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0,
-            max_concurrency=IN_FLIGHT,
+            max_concurrency=IN_FLIGHT + 1,  # and the pulse
         )  # fmt: skip
         self._shared = ray.put(settings), ray.put(list(plans))
         self._store = settings.store
@@ -138,6 +105,7 @@ class RayFleet:
         self._calls: dict[Any, tuple[int, Task | None]] = {}
         self._weights: dict[str, Any] = {}
         self._events: list[Event] = []
+        self._vigil = Vigil(actors.hang_after_s)
         self._started = self._losses = 0
         self._refusal: SigmasweepError | None = None
         self._fill()
@@ -156,7 +124,8 @@ class RayFleet:
 
         if not self._events:
             self._check_alive()
-            ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=_PATIENCE_S)
+            patience = min(_PATIENCE_S, self._vigil.interval) if self._ready else _PATIENCE_S
+            ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=patience)
             if not ready and not self._ready:
                 self._say("no actor has started yet: no device of the cluster is free")
             if ready:  # and whatever else there is
@@ -164,6 +133,8 @@ class RayFleet:
             for call in ready:
                 if call in self._calls:  # and not lost with its actor meanwhile
                     self._receive(call, *self._calls.pop(call))
+            for worker in self._vigil.look(self._at_work):
+                self._lost(worker, self._vigil.words, hung=True)
         events, self._events = self._events, []
         return events
 
@@ -207,8 +178,9 @@ class RayFleet:
         except RayTaskError as error:
             self._raised(worker, task, error.cause)
         except RayError as error:
-            self._lost(worker, error)
+            self._lost(worker, why_lost(error), by_chance="node has died" in str(error))
         else:
+            self._vigil.progressed(worker)
             if task is None:
                 self._ready.add(worker)
                 self._events.append(Joined(worker))
@@ -228,11 +200,14 @@ class RayFleet:
         self._count -= 1
         self._say(f"an actor cannot take part: {error}")
 
-    def _lost(self, worker: int, error: Exception) -> None:
+    def _at_work(self) -> dict[int, Any]:
+        """The actors that have chunks."""
+        return {worker: self._handles[worker] for worker, task in self._calls.values() if task is not None}
+
+    def _lost(self, worker: int, reason: str, by_chance: bool = False, hung: bool = False) -> None:
         self._losses += 1
-        reason = why_lost(error)
         if worker in self._ready:
-            self._events.append(Lost(worker, reason, by_chance="node has died" in str(error)))
+            self._events.append(Lost(worker, reason, by_chance, hung))
         self._end(worker)
         if self._losses <= self._limit:
             self._say(f"an actor was lost ({reason}); its chunks go to others, and another actor is started")

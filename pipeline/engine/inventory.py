@@ -9,9 +9,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.features import committed_features, features_key, has_moments, read_score, verify_features
-from pipeline.data.samples import chunk_key, committed_chunks, read_counts, spans
+from pipeline.data.features import ROOT as FEATURES
+from pipeline.data.features import features_key, has_moments, read_score, verify_features
+from pipeline.data.samples import ROOT, chunk_indices, chunk_key, read_counts, spans
 from pipeline.data.store import Store
+from pipeline.data.verified import Verified
 from pipeline.engine.fleet import Say
 from pipeline.engine.work import ExtractorPlan, Setting, Task
 from pipeline.errors import StoreError
@@ -68,7 +70,8 @@ def take_stock(
     store: Store, setting: Setting, seeds: tuple[int, int], extractors: Sequence[ExtractorPlan], say: Say,
     pictures: int | None = None,
 ) -> Progress:  # fmt: skip
-    """Finds what is there by one listing of the images and one of each extractor's features, and verifies its bytes.
+    """Finds what is there by one listing of the images and one of each extractor's features, and verifies the bytes of
+    what this machine has not verified before (`pipeline.data.verified`).
 
     What is damaged is set aside, told in one line, and counts as missing.
 
@@ -81,10 +84,12 @@ def take_stock(
     """
     size = int(setting.key["execution"]["chunk_size"])
     progress = Progress(setting, dict(spans(*seeds, size)))
-    there = sorted(committed_chunks(store, setting.digest) & set(progress.parts))
+    verified = Verified(store, f"{ROOT}/{setting.digest}")
+    there = sorted(chunk_indices(verified.commits()) & set(progress.parts))
     with ThreadPoolExecutor(_READERS) as readers:
-        read = partial(_intact_samples, store, progress, say)
+        read = partial(_intact_samples, store, progress, verified, say)
         found = dict(zip(there, readers.map(read, there), strict=True))
+        verified.save()
         features = [_intact_features(store, setting.digest, plan, seeds, progress, say, readers) for plan in extractors]
     pictured = set(progress.parts) if pictures is None else {index for index, _ in spans(seeds[0], pictures, size)}
     not_kept = 0
@@ -103,14 +108,26 @@ def take_stock(
     return progress
 
 
-def _intact_samples(store: Store, progress: Progress, say: Say, index: int) -> Found | None:
+def _intact_samples(store: Store, progress: Progress, verified: Verified, say: Say, index: int) -> Found | None:
     name = progress.setting.digest
+    key = chunk_key(name, index)
 
     def read() -> Found:
-        nfe, has_images = read_counts(store, name, index)
-        return Found(*progress.asked(index, nfe), has_images)
+        known = verified.find(key)
+        if known is None:
+            counts = read_counts(store, name, index)
+            known = {"nfe": _in_runs(counts.nfe), "has_images": counts.has_images}
+            verified.add(key, known)
+        nfe = np.repeat(*np.array(known["nfe"], np.int64))
+        return Found(*progress.asked(index, nfe), known["has_images"])
 
-    return _or_set_aside(store, chunk_key(name, index), say, read)
+    return _or_set_aside(store, key, say, read)
+
+
+def _in_runs(values: NDArray[np.int64]) -> list[list[int]]:
+    """Numbers, and how often each comes in a row."""
+    begins = np.flatnonzero(np.diff(values, prepend=-1))
+    return [values[begins].tolist(), np.diff(begins, append=len(values)).tolist()]
 
 
 def _intact_features(
@@ -122,16 +139,23 @@ def _intact_features(
         read_score(store, samples_digest, extractor, name) is not None for name in plan.beside
     ):
         return set(progress.parts)  # as good as the features, for exactly these seeds
-    there = sorted(committed_features(store, samples_digest, extractor) & set(progress.parts))
+    verified = Verified(store, f"{FEATURES}/{samples_digest}/{extractor}")
+    there = sorted(chunk_indices(verified.commits()) & set(progress.parts))
 
     def intact(index: int) -> bool:
+        key = features_key(samples_digest, extractor, index)
+
         def verify() -> bool:
-            verify_features(store, samples_digest, extractor, index)
+            if verified.find(key) is None:
+                verify_features(store, samples_digest, extractor, index)
+                verified.add(key, True)
             return True
 
-        return bool(_or_set_aside(store, features_key(samples_digest, extractor, index), say, verify))
+        return bool(_or_set_aside(store, key, say, verify))
 
-    return {index for index, whole in zip(there, readers.map(intact, there), strict=True) if whole}
+    whole = {index for index, whole in zip(there, readers.map(intact, there), strict=True) if whole}
+    verified.save()
+    return whole
 
 
 def _or_set_aside(store: Store, key: str, say: Say, read: Callable[[], T]) -> T | None:

@@ -20,7 +20,7 @@ from pipeline.diffusion.noise import EDMWeighting
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.seeds import INITIAL, draw, normal
 from pipeline.digests import digest
-from pipeline.engine.actor import load_denoiser
+from pipeline.engine.denoisers import load_denoiser
 from pipeline.engine.devices import Device, family, fixed_arithmetic, local_device, torch_minor
 from pipeline.engine.progress import line
 from pipeline.errors import SettingsError

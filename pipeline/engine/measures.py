@@ -32,6 +32,7 @@ class Measure:
         note: one line that should stand by its numbers, or an empty text.
         scores: what is told beside the distance, of the same features.
         features: of the reference, where a score asks for them.
+        held_out: features of images like the reference's that are not among them, where the settings name any.
         protocol: the published protocol that is followed, or `legacy`, by name; or an empty text.
     """
 
@@ -42,6 +43,7 @@ class Measure:
     scores: tuple[Score, ...] = ()
     features: ReferenceFeatures | None = None
     protocol: str = ""
+    held_out: ReferenceFeatures | None = None
 
 
 def build_measures(
@@ -74,12 +76,28 @@ def build_measures(
         if published is not None and not found:
             found.append(Measure(name, plan, published, note, asked, protocol=followed))
             continue
-        data, features = Dataset.open(store, compared), None
+        data, features, held_out = Dataset.open(store, compared), None, None
         if any(map(wants_reference, asked)):
             features = reference_features(store, data, plan, execution, actors, progress)
+        if metrics.held_out is not None and any("held_out" in score.uses for score in asked):
+            others = _held_out(store, metrics.held_out, data)
+            held_out = reference_features(store, others, plan, execution, actors, progress)
         measured = reference_moments(store, data, plan, execution, actors, progress)
-        found.append(Measure(name, plan, measured, note, asked, features, followed))
+        found.append(Measure(name, plan, measured, note, asked, features, followed, held_out))
     return tuple(found)
+
+
+def _held_out(store: Store, name: str, reference: Dataset) -> Dataset:
+    """Raises:
+    SettingsError: its images are the reference's, or of another shape.
+    """
+    found = Dataset.open(store, name)
+    if found.info.digest == reference.info.digest:
+        raise SettingsError("metrics.held_out", f"must be other images than the reference ({reference.info.name})")
+    if found.info.shape != reference.info.shape:
+        theirs, ours = ("x".join(map(str, data.info.shape)) for data in (found, reference))
+        raise SettingsError("metrics.held_out", f"its images are {theirs}, those of {reference.info.name} are {ours}")
+    return found
 
 
 def _protocol(metrics: MetricSettings, plan: ExtractorPlan) -> str:

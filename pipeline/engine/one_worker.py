@@ -10,6 +10,7 @@ from pipeline.engine.actor import Actor, ChunkWorker, Hello
 from pipeline.engine.devices import device_name, fixed_arithmetic
 from pipeline.engine.fleet import num_actors, why_lost
 from pipeline.engine.placement import Placement
+from pipeline.engine.pulse import Vigil
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, Setting, WorkerSettings
 from pipeline.errors import RunFailedError
@@ -40,7 +41,7 @@ def one_worker(store: Store, execution: Execution, actors: Actors, placement: Pl
         import ray
 
         num_actors(actors, execution.threads, placement.device, resources)
-        worker = _There(settings, actors.max_chunk_deaths)
+        worker = _There(settings, actors)
         try:
             yield worker
         finally:
@@ -63,15 +64,16 @@ class _There:
 
     Args:
         settings: of the run.
-        max_deaths: how many it may lose at one call.
+        actors: how many may be lost at one call, and when one counts as hung.
     """
 
-    def __init__(self, settings: WorkerSettings, max_deaths: int) -> None:
+    def __init__(self, settings: WorkerSettings, actors: Actors) -> None:
         self._settings = settings
-        self._max_deaths = max_deaths
+        self._max_deaths = actors.max_chunk_deaths
+        self._vigil = Vigil(actors.hang_after_s)
+        self.device = ""
         self._start()
-        hello: Hello = self._call("hello")
-        self.device = hello.device_name
+        self._call("hello")
 
     def call(self, method: str, setting: Setting, *arguments: Any) -> Any:
         import ray
@@ -88,7 +90,9 @@ class _There:
 
         for _ in range(self._max_deaths):
             try:
-                return ray.get(getattr(self.actor, method).remote(*arguments))
+                hello: Hello = ray.get(self.actor.hello.remote())  # one that waits for a device does not hang
+                self.device = hello.device_name
+                return self._watched(getattr(self.actor, method).remote(*arguments))
             except RayTaskError as error:
                 raise error.cause from error
             except RayActorError as error:
@@ -97,10 +101,23 @@ class _There:
                 self._start()
         raise RunFailedError(f"the worker for {method}", f"was lost {self._max_deaths} times ({why_lost(lost)})")
 
+    def _watched(self, call: Any) -> Any:
+        import ray
+        from ray.exceptions import RayActorError
+
+        self._vigil.progressed(0)
+        while not ray.wait([call], timeout=self._vigil.interval)[0]:
+            if self._vigil.look(lambda: {0: self.actor}):
+                raise RayActorError(error_msg=self._vigil.words)
+        return ray.get(call)
+
     def _start(self) -> None:
         import ray
 
         settings = self._settings
         gpus = int(settings.device == "cuda")
-        actor = ray.remote(Actor).options(num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0)
+        actor = ray.remote(Actor).options(
+            num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0,
+            max_concurrency=2,  # its work, and its pulse
+        )  # fmt: skip
         self.actor = actor.remote(settings, ())

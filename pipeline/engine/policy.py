@@ -42,11 +42,13 @@ class Limits:
         raises: by an error of its own.
         deaths: with the worker that was at it, whatever the others do.
         unlikely_deaths: with the worker that was at it, where the others show that so many in a row are no chance.
+        hangs: with a worker that did not go on; each of them costs much time.
     """
 
     raises: int = 3
     deaths: int = 12
     unlikely_deaths: int = 5
+    hangs: int = 3
 
 
 class Policy(Generic[Job]):
@@ -79,6 +81,7 @@ class Policy(Generic[Job]):
         self._crew: dict[Hashable, int] = defaultdict(int)  # workers that stay with a checkpoint
         self._raised: dict[Job, int] = defaultdict(int)
         self._died: dict[Job, int] = defaultdict(int)
+        self._hung: dict[Job, int] = defaultdict(int)
         self._deaths = self._num_done = 0  # of all jobs
         self._kind = kind or (lambda job: job.checkpoint)
         self._kinds = Counter(self._kind(job) for queue in self._waiting.values() for job in queue)  # of what waits
@@ -106,12 +109,13 @@ class Policy(Generic[Job]):
         self._by_load[0][worker] = None
         self._speeds.join(worker)
 
-    def leave(self, worker: Worker, by_chance: bool = False) -> list[Job]:
+    def leave(self, worker: Worker, by_chance: bool = False, hung: bool = False) -> list[Job]:
         """A worker is lost. What it had goes to others.
 
         Args:
             by_chance: it is known that no job is to blame; else all that the worker had are charged, since nobody knows
                 which of them it was at. Those that this happens to again are tried alone, and only then given up.
+            hung: it was ended, for it did not go on.
 
         Returns:
             The jobs that are given up: this happened to them too often.
@@ -128,6 +132,7 @@ class Policy(Generic[Job]):
             return []
         for job in jobs:
             self._died[job] += 1
+            self._hung[job] += hung
         self._deaths += len(jobs)
         given_up = [job for job in jobs if len(jobs) == 1 and self._is_at_fault(job)]
         for job in given_up:
@@ -216,7 +221,7 @@ class Policy(Generic[Job]):
         at_it, at_others, num_done = self.deaths(job)
         usual = (at_others + 1) / (at_others + num_done + 2)
         too_unlikely = at_it >= self._limits.unlikely_deaths and usual**at_it < _NO_CHANCE
-        return at_it >= self._limits.deaths or too_unlikely
+        return at_it >= self._limits.deaths or self._hung[job] >= self._limits.hangs or too_unlikely
 
     def _choose(self) -> Hashable | None:
         """The first checkpoint that has more chunks waiting than workers to take them; else the least crowded one; None

@@ -1,6 +1,7 @@
 """What generated images are compared with: the moments of a data set's features, or published statistics."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -19,7 +20,8 @@ from pipeline.digests import DIGEST_LENGTH, sha256
 from pipeline.engine.devices import Device, fixed_arithmetic
 from pipeline.engine.fleet import num_actors, why_lost
 from pipeline.engine.placement import place
-from pipeline.engine.progress import line
+from pipeline.engine.progress import line, say
+from pipeline.engine.pulse import Pulse, Vigil
 from pipeline.engine.session import session
 from pipeline.engine.work import Actors, ExtractorPlan
 from pipeline.errors import DataError, RunFailedError, StoreError
@@ -117,15 +119,22 @@ class MomentsWorker:
         self._threads = threads
         self._batch = BATCH[device]
         self._extractor = plan.build(dataset.info.shape, device)
+        self._pulse, self._is_busy = Pulse(), False
+
+    def pulse(self) -> int:
+        """The steps of its work so far. Who has nothing to do does not hang."""
+        if not self._is_busy:
+            self._pulse.beat()
+        return self._pulse.beats
 
     def moments(self, chunk: range) -> Moments:
         """Of the images of these indices."""
-        with fixed_arithmetic(self._threads):
+        with self._busy():
             return Moments.of(torch.cat([found.features for found in self._extract(chunk)]))
 
     def features(self, chunk: range) -> StoredFeatures:
         """The same before they are summed up, and logits, where there are any."""
-        with fixed_arithmetic(self._threads):
+        with self._busy():
             found = list(self._extract(chunk))
         logits = [part.logits for part in found if part.logits is not None]
         features = torch.cat([part.features for part in found]).cpu().numpy()
@@ -134,7 +143,18 @@ class MomentsWorker:
     def _extract(self, chunk: range) -> Iterator[Features]:
         indices = np.arange(chunk.start, chunk.stop, dtype=np.int64)
         images = torch.from_numpy(self._dataset.images(indices))
-        return map(self._extractor, torch.split(images, self._batch))
+        for batch in torch.split(images, self._batch):
+            self._pulse.beat()
+            yield self._extractor(batch)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._is_busy = True
+        try:
+            with fixed_arithmetic(self._threads):
+                yield
+        finally:
+            self._is_busy = False
 
 
 def _moments(
@@ -186,7 +206,7 @@ def over_chunks(
         count = num_actors(actors, execution.threads, device, resources)
         actor = _actor(actors, execution.threads, device)
         started = [actor.remote(dataset, plan, device, execution.threads) for _ in range(min(count, len(chunks)))]
-        yield from _from_actors(started, chunks, what)
+        yield from _from_actors(started, chunks, what, Vigil(actors.hang_after_s))
 
 
 def _actor(actors: Actors, threads: int, device: Device) -> Any:
@@ -197,16 +217,32 @@ def _actor(actors: Actors, threads: int, device: Device) -> Any:
         num_gpus=int(device == "cuda"),
         max_restarts=-1,  # what is bounded is how often one chunk may be tried
         max_task_retries=actors.max_chunk_deaths,
+        max_concurrency=2,  # its work, and its pulse
     )
 
 
-def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str) -> Iterator[Any]:
+def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str, vigil: Vigil) -> Iterator[Any]:
     import ray
     from ray.exceptions import RayActorError
     from ray.util import ActorPool
 
+    pool, begun = ActorPool(started), [actor.pulse.remote() for actor in started]
+
+    def at_work() -> dict[int, Any]:
+        """Those that have begun; others wait for a device."""
+        there, _ = ray.wait(begun, num_returns=len(begun), timeout=0)
+        return {number: actor for number, actor in enumerate(started) if begun[number] in there}
+
     try:
-        yield from ActorPool(started).map(lambda actor, chunk: getattr(actor, what).remote(chunk), chunks)
+        for chunk in chunks:
+            pool.submit(lambda actor, chunk: getattr(actor, what).remote(chunk), chunk)
+        while pool.has_next():
+            try:
+                yield pool.get_next(timeout=vigil.interval)
+            except TimeoutError:
+                for hung in vigil.look(at_work):
+                    say(f"an actor of the reference is started anew: {vigil.words}")
+                    ray.kill(started[hung], no_restart=False)  # Ray hands its chunk to the next one
     except RayActorError as error:
         problem = f"the same images lost their worker again and again ({why_lost(error)})"
         raise RunFailedError("reference", problem) from error

@@ -127,7 +127,7 @@ def _images(store: Store, name: str, index: int, ages: Ages | None) -> Removal |
 
 
 def _extracted(store: Store, name: str, size: int) -> dict[str, tuple[set[int], set[int]]]:
-    """By extractor: the chunks that have features, and those that lie within the seeds of kept moments."""
+    """By extractor: the chunks that have features, and those all of whose seeds are among those of kept moments."""
     keys: dict[str, list[str]] = {}
     for key in store.committed(f"{FEATURES}/{name}"):
         keys.setdefault(key.split("/")[2], []).append(key)
@@ -135,13 +135,19 @@ def _extracted(store: Store, name: str, size: int) -> dict[str, tuple[set[int], 
 
 
 def _covered(keys: Sequence[str], size: int) -> set[int]:
-    covered: set[int] = set()
+    """Of one chunk several moments may hold a part each."""
+    whole: set[int] = set()
+    parts: dict[int, set[int]] = {}
     for key in keys:
         name = key.rpartition("/")[2]
         if name.startswith(_MOMENTS):
             first, count = map(int, name.removeprefix(_MOMENTS).split("-"))
-            covered |= {index for index, _ in spans(first, count, size)}
-    return covered
+            for index, part in spans(first, count, size):
+                if part.stop - part.start == size:
+                    whole.add(index)
+                else:
+                    parts.setdefault(index, set()).update(range(part.start, part.stop))
+    return whole | {index for index, seeds in parts.items() if len(seeds) == size}
 
 
 def _size(store: Store, key: str) -> int:

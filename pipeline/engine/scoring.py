@@ -6,7 +6,7 @@ so it is computed once, and stays where features are given up. Nothing is genera
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.data.pictures import comparison_picture
 from pipeline.data.samples import read_samples
 from pipeline.data.store import Store
 from pipeline.digests import digest
+from pipeline.engine.intervals import strata_of
 from pipeline.engine.measures import Measure
 from pipeline.engine.run import PointResult
 from pipeline.engine.work import ExtractorPlan, Seeds
@@ -121,7 +122,9 @@ class Scorer:
         features = self.measure.features
         if features is None:
             return None
-        return _feature_set(self.measure.plan, features.read(), features.labels())
+        found = _feature_set(self.measure.plan, features.read(), features.labels())
+        held_out = self.measure.held_out
+        return found if held_out is None else replace(found, held_out=held_out.read().features)
 
     def _kept(self, result: PointResult, score: Score) -> tuple[Found, Mapping[str, NDArray[np.uint8]]] | None:
         name = _name(self.measure, score, self.seeds)
@@ -146,12 +149,14 @@ class Scorer:
         if score not in self._prepared:
             assert self.measure.features is not None
             names = self.measure.features.dataset.info.digest, self.measure.plan.digest
+            held_out = _held_out(self.measure, score)
+            name = digest({"score": score, **held_out}) if held_out else digest(score)
 
             def make() -> Kept:
                 arrays = {name: np.ascontiguousarray(array) for name, array in score.prepare(reference).items()}
                 return Kept(safetensors.numpy.save(arrays), {"score": score})
 
-            whole = kept(self.store, prepared_key(*names, f"{score.kind}-{digest(score)}"), _PREPARED, make)
+            whole = kept(self.store, prepared_key(*names, f"{score.kind}-{name}"), _PREPARED, make)
             self._prepared[score] = safetensors.numpy.load(whole.data)
         return self._prepared[score]
 
@@ -160,8 +165,10 @@ class Scorer:
         stored = read_features(
             self.store, result.samples_digest, self.measure.plan.digest, first, count, result.chunk_size
         )
-        labels = result.point.labels.of(torch.arange(first, first + count), result.snapshot.model.num_classes).numpy()
-        return _feature_set(self.measure.plan, stored, None if (labels < 0).all() else labels)
+        classes = result.snapshot.model.num_classes
+        labels = result.point.labels.of(torch.arange(first, first + count), classes).numpy()
+        found = _feature_set(self.measure.plan, stored, None if (labels < 0).all() else labels)
+        return replace(found, strata=strata_of(result.point.labels, first, count, classes))
 
     def _pictures(self, result: PointResult, pairs: Sequence[Pair]) -> dict[str, NDArray[np.uint8]]:
         """Of each pair both images; none where those that were generated are not kept any more."""
@@ -187,7 +194,14 @@ def _heading(measure: Measure, score: Score, number: Number) -> Heading:
 def _name(measure: Measure, score: Score, seeds: Seeds) -> str:
     reference = "" if measure.features is None else measure.features.dataset.info.digest
     about = {"score": score, "seeds": [seeds.first, seeds.count], "reference": reference}
-    return f"score-{score.kind}-{digest(about)}"
+    return f"score-{score.kind}-{digest(about | _held_out(measure, score))}"
+
+
+def _held_out(measure: Measure, score: Score) -> dict[str, str]:
+    """Which images were held out, where a score looks at them."""
+    if measure.held_out is None or "held_out" not in score.uses:
+        return {}
+    return {"held_out": measure.held_out.dataset.info.digest}
 
 
 def _feature_set(plan: ExtractorPlan, stored: StoredFeatures, labels: NDArray[np.int64] | None) -> FeatureSet:

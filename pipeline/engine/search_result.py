@@ -7,23 +7,14 @@ from typing import Any
 
 from pipeline.engine.benchmark import BenchmarkResult, benchmark
 from pipeline.engine.benchmark_record import commit_search_record
+from pipeline.engine.comparison import Compared
 from pipeline.engine.paces import nfe_of
-from pipeline.engine.paired_difference import Difference, paired_difference
 from pipeline.engine.search import Search
 from pipeline.engine.search_plan import BruteForce, brute_force
 from pipeline.engine.search_state import SearchState, commit_state, read_state
-from pipeline.engine.table import Column, Row, markdown, with_interval
+from pipeline.engine.table import Column, markdown, with_interval
 from pipeline.engine.trials import Trial, correlation, front, levelled
 from pipeline.engine.work import Seeds
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A finalist against the one of the least distance, on the same fresh seeds."""
-
-    name: str
-    best: str
-    difference: Difference
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,6 @@ class SearchResult:
         ladder: numbers of images that trials were measured with.
         final: the front on fresh seeds, if there was anything left for it.
         final_evaluations: of the network, on fresh seeds, with those of earlier fronts.
-        compared: the finalists, in pairs with the best.
         brute_force: what trying everything would have taken.
         num_features: of the extractor.
     """
@@ -50,7 +40,6 @@ class SearchResult:
     ladder: tuple[int, ...]
     final: BenchmarkResult | None
     final_evaluations: float
-    compared: tuple[Compared, ...]
     brute_force: BruteForce
     num_features: int
 
@@ -62,6 +51,11 @@ class SearchResult:
     def spent(self) -> float:
         """Evaluations, those of the final stage among them."""
         return self.state.spent
+
+    @property
+    def compared(self) -> list[Compared]:
+        """The finalists in pairs with the best one, on the same fresh seeds, where the difference has an interval."""
+        return [row for row in self.final.compared if row.comparison is not None] if self.final else []
 
     def summary(self) -> list[str]:
         """What was spent and why it may be trusted, in lines."""
@@ -103,11 +97,7 @@ class SearchResult:
             for trial in sorted(self.state.trials, key=lambda trial: trial.images)
             if trial.number in level
         ]  # fmt: skip
-        pairs = [
-            {"name": f"{one.name} less {one.best}",
-             "told": with_interval(one.difference.value, one.difference.half_width)}
-            for one in self.compared
-        ]  # fmt: skip
+        pairs = [{"name": name, "told": told} for name, told in self._differences()]
         return {
             "name": self.name, "distance": self.title, "summary": self.summary(), "marks": marks, "pairs": pairs,
             "spent": self.spent, "brute_force": self.brute_force.evaluations,
@@ -134,10 +124,18 @@ class SearchResult:
         ]
 
     def _pairs(self) -> str:
-        names = [f"{one.name} less {one.best}" for one in self.compared]
-        cells = [with_interval(one.difference.value, one.difference.half_width) for one in self.compared]
-        table = markdown([Column("on the same seeds", tuple(names), True), Column(self.title, tuple(cells))])
+        names, cells = zip(*self._differences(), strict=True)
+        table = markdown([Column("on the same seeds", names, True), Column(self.title, cells)])
         return f"How much more than the best, seed by seed, with the 95 % interval:\n\n{table}"
+
+    def _differences(self) -> list[tuple[str, str]]:
+        """Of each pair a name, and by how much the first is farther."""
+        return [
+            (f"{row.name} less {row.baseline}",
+             with_interval(row.comparison.difference.value, row.comparison.difference.half_width))
+            for row in self.compared
+            if row.comparison is not None
+        ]  # fmt: skip
 
 
 def trials_table(trials: Sequence[Trial], title: str) -> str:
@@ -170,7 +168,6 @@ def finish(search: Search, state: SearchState) -> SearchResult:
         final=final,
         final_evaluations=sum(trial.nfe for trial in state.trials if trial.number in state.finalists)
         * search.ledger.fresh_images,
-        compared=tuple(_compared(search, final.rows)) if final else (),
         brute_force=brute_force(search.settings, lambda chosen: nfe_of(search.points.find(chosen)[1])),
         num_features=search.measures[0].reference.gaussian.num_features,
     )
@@ -200,25 +197,6 @@ def _final(search: Search, finalists: Sequence[Trial]) -> BenchmarkResult:
         search.store, settings.name, points, seeds, search.measures, settings.execution, search.actors,
         search.reporter, settings.timing, settings.picture_seeds, progress=search.progress,
     )  # fmt: skip
-
-
-def _compared(search: Search, rows: Sequence[Row]) -> list[Compared]:
-    settings, measure = search.settings, search.measures[0]
-    assert settings.final is not None
-    best = min(rows, key=lambda row: row.distance)
-    seeds = Seeds(settings.final.seeds.first, settings.final.seeds.count)
-    return [
-        Compared(
-            row.name,
-            best.name,
-            paired_difference(
-                search.store, (row.samples_digest, best.samples_digest), seeds, settings.execution.chunk_size,
-                measure.plan, measure.reference,
-            ),
-        )
-        for row in rows
-        if row is not best
-    ]  # fmt: skip
 
 
 def _last(trial: Trial) -> str:

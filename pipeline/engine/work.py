@@ -64,6 +64,8 @@ class Actors:
         max_chunk_deaths: how many actors one chunk may lose before it is given up; fewer where the other chunks show
             that it is the chunk's fault (`policy`). Nodes that are taken away do not count.
         max_task_retries: how often a chunk that raises is tried again.
+        hang_after_s: an actor that makes no progress for so many seconds, not an evaluation of a network or a batch of
+            features, is ended, and its chunks go to others. A first evaluation includes compiling.
         denoiser_memory_gb: an actor keeps the networks it has loaded within this, the last one always.
     """
 
@@ -71,6 +73,7 @@ class Actors:
     max_restarts: int = 30
     max_chunk_deaths: int = 12
     max_task_retries: int = 2
+    hang_after_s: float = 600.0
     denoiser_memory_gb: float = 4.0
 
     def __post_init__(self) -> None:
@@ -81,6 +84,8 @@ class Actors:
             raise ValueError(f"max_task_retries: must be 0 or more (got {self.max_task_retries})")
         if self.max_chunk_deaths < 1:
             raise ValueError(f"max_chunk_deaths: must be at least 1 (got {self.max_chunk_deaths})")
+        if not self.hang_after_s > 0:
+            raise ValueError(f"hang_after_s: must be positive (got {self.hang_after_s:g})")
 
 
 @dataclass(frozen=True)

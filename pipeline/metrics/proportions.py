@@ -16,7 +16,11 @@ def wilson(successes: int, count: int) -> Interval:
     """
     if count < 1 or not 0 <= successes <= count:
         raise ValueError(f"share: {successes} of {count} is none")
-    share = successes / count
+    return wilson_of_share(successes / count, count)
+
+
+def wilson_of_share(share: float, count: float) -> Interval:
+    """The same of a share that is known as exactly as that of so many independent images."""
     center = (share + QUANTILE**2 / (2 * count)) / (1 + QUANTILE**2 / count)
     half = QUANTILE / (1 + QUANTILE**2 / count) * math.sqrt(share * (1 - share) / count + QUANTILE**2 / (4 * count**2))
     return Interval(share, min(max(center - half, 0.0), share), max(min(center + half, 1.0), share))

@@ -27,6 +27,7 @@ DENSITY, COVERAGE = "density", "coverage"
 ACCURACY_WORST_CLASS = "accuracy_worst_class"
 FD_CLASS_MEAN, FD_CLASS_WORST = "fd_class_mean", "fd_class_worst"  # Frechet distances class by class
 NEAR_RATIO, NEAR_SHARE = "near_ratio", "near_share"  # how near images are to the nearest of the reference
+COPIED_SHARE, COPIED_ODDS = "copied_share", "copied_odds"  # the same by images that were held out
 FD_LIMIT, FD_LIMIT_LOW, FD_LIMIT_HIGH = "fd_limit", "fd_limit_low", "fd_limit_high"  # of infinitely many images
 FID_LIMIT, FID_LIMIT_LOW, FID_LIMIT_HIGH = "fid_limit", "fid_limit_low", "fid_limit_high"
 DIFFERENCE, DIFFERENCE_LOW, DIFFERENCE_HIGH = "difference", "difference_low", "difference_high"  # to COMPARED_WITH

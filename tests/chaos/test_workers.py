@@ -45,12 +45,12 @@ def measured(store: Store, actors: Actors) -> tuple[BenchmarkResult, MemoryRepor
     return benchmark(store, "chaos", POINTS, SEEDS, [measure], EXECUTION, actors, reporter, progress=False), reporter
 
 
-def kill_one_of(title: str, among: random.Random) -> int:
-    """Kills one of this process's Ray workers, waiting for one to be there."""
+def kill_one_of(title: str, among: random.Random, how: signal.Signals = signal.SIGKILL) -> int:
+    """Kills, or stops, one of this process's Ray workers, waiting for one to be there."""
     while True:
         victim = among.choice(wait_until(lambda: below(os.getpid(), title)))
         with suppress(ProcessLookupError):
-            os.kill(victim, signal.SIGKILL)
+            os.kill(victim, how)
             return int(victim)
 
 
@@ -119,8 +119,9 @@ def test_a_worker_that_is_killed_while_it_times_a_setting_times_it_again(
     assert len(store.committed("timings")) == 1
 
 
-def test_workers_that_are_killed_while_they_take_a_reference_change_no_bit_of_it(
-    tmp_path: Path, ray_session: Resources
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_workers_that_are_killed_or_stopped_while_they_take_a_reference_change_no_bit_of_it(
+    tmp_path: Path, ray_session: Resources, how: signal.Signals
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (9000, *MODEL.shape), dtype=np.uint8)
     stores = [Store(tmp_path / name) for name in ("undisturbed", "disturbed")]
@@ -130,12 +131,11 @@ def test_workers_that_are_killed_while_they_take_a_reference_change_no_bit_of_it
 
     def kill() -> None:
         for _ in range(3):
-            kill_one_of("ray::MomentsWorker", among)
+            kill_one_of("ray::MomentsWorker", among, how)
             time.sleep(0.5)
 
     with meanwhile(kill):
-        found = reference_moments(
-            stores[1], datasets[1], classifier_plan(), EXECUTION, Actors(num_actors=2), progress=False
-        )
+        actors = Actors(num_actors=2, hang_after_s=3)
+        found = reference_moments(stores[1], datasets[1], classifier_plan(), EXECUTION, actors, progress=False)
     assert np.array_equal(found.gaussian.mean, expected.gaussian.mean)
     assert np.array_equal(found.gaussian.covariance, expected.gaussian.covariance)

@@ -15,7 +15,7 @@ from pipeline.diffusion.labels import Balanced
 from pipeline.diffusion.sampling import Sampler
 from pipeline.digests import digest
 from pipeline.engine import placement
-from pipeline.engine.actor import load_denoiser
+from pipeline.engine.denoisers import load_denoiser
 from pipeline.engine.placement import place
 from pipeline.engine.work import Actors
 from pipeline.errors import SettingsError

@@ -14,13 +14,14 @@ from torch import nn
 
 from pipeline.data.store import Store
 from pipeline.engine import ahead
-from pipeline.engine.actor import load_denoiser
 from pipeline.engine.ahead import AheadNetwork, compiled_ahead
+from pipeline.engine.denoisers import load_denoiser
 from pipeline.engine.devices import fixed_arithmetic
 from pipeline.engine.generation import generate
 from pipeline.engine.work import Actors, Seeds
 from pipeline.errors import SettingsError, StoreError
 from pipeline.networks import ADM, EDM2, MLP, NCSNpp
+from pipeline.networks.winograd import WinogradConv2d
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import CheckpointRef, find_snapshot, read_weights
 from tests.engine.tiny import EXECUTION, MODEL, contents, put_snapshot, tiny_points, tiny_store
@@ -93,6 +94,22 @@ def test_one_artifact_serves_every_checkpoint_of_a_model_with_its_own_weights(
         assert compiled.dtype == torch.float32
     assert len(builds) == 1
     assert not torch.allclose(*answers, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-4), ("bf16", 0.05)])
+def test_code_with_winograds_convolutions_answers_as_the_definition_does(
+    tmp_path: Path, builds: list[int], precision: str, near: float
+) -> None:
+    store = tiny_store(tmp_path)
+    for name in ("net0", "net1"):
+        compiled = denoiser_of(store, name, compile="ahead", convolution="winograd", precision=precision)
+        assert isinstance(compiled.network, AheadNetwork)
+        assert any(isinstance(layer, WinogradConv2d) for layer in compiled.network.network.modules())
+        exact = ask(denoiser_of(store, name))
+        for size in (8, 3):
+            assert (ask(compiled, size) - ask(denoiser_of(store, name), size)).abs().max() < near * exact.abs().max()
+    assert len(builds) == 1
 
 
 @pytest.mark.slow

@@ -130,6 +130,21 @@ def test_unlike_protocols_are_refused_in_one_sentence(
         compare_two(evaluations[0], evaluations[0])
 
 
+def test_unlike_protocols_stand_side_by_side_where_somebody_asks_for_it_by_name(
+    store: Store, classifier: KeptClassifier, reference: Reference, evaluations: list[Evaluation],
+    results: list[PointResult],
+) -> None:  # fmt: skip
+    [fewer] = evaluate(store, results[:1], Seeds(50, 300), classifier.plan, reference)
+    row, below = compare_two(fewer, evaluations[1], legacy=True)
+    assert row.comparison is row.accuracy is None  # of other seeds
+    assert (row.distance, below.distance) == (fewer.uncertainty.interval, evaluations[1].uncertainty.interval)  # type: ignore[union-attr]
+    [elsewhere] = evaluate(store, results[:1], SEEDS, classifier.plan, replace(reference, digest="other"))
+    with pytest.raises(SettingsError, match="the references differ"):
+        compare_two(elsewhere, evaluations[1])
+    row, _ = compare_two(elsewhere, evaluations[1], legacy=True)
+    assert row.comparison == compare_two(evaluations[0], evaluations[1])[0].comparison
+
+
 def test_settings_whose_features_are_gone_are_compared_by_what_was_kept(
     store: Store, classifier: KeptClassifier, reference: Reference, results: list[PointResult],
     evaluations: list[Evaluation],

@@ -24,7 +24,8 @@ from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.solvers import BogackiShampine
 from pipeline.diffusion.stochasticity import Restart
 from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, ExplicitSteps
-from pipeline.engine.actor import Actor, ChunkWorker, Denoisers
+from pipeline.engine.actor import Actor, ChunkWorker
+from pipeline.engine.denoisers import Denoisers
 from pipeline.engine.devices import family, fixed_arithmetic
 from pipeline.engine.generation import PointResult, find_settings, generate
 from pipeline.engine.placement import place
@@ -34,7 +35,7 @@ from pipeline.engine.work import Actors, ExtractorPlan, Point, Seeds, Setting, T
 from pipeline.errors import CheckpointError, DataError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors.classifier import ClassifierNetwork, to_bytes
 from pipeline.training.snapshot import CheckpointRef, build_denoiser, find_snapshot, read_weights
-from tests.engine.processes import below, meanwhile, wait_until
+from tests.engine.processes import below, is_running, meanwhile, wait_until
 from tests.engine.tiny import (
     EXECUTION,
     MODEL,
@@ -224,6 +225,58 @@ def test_a_worker_that_is_killed_loses_nothing(
         assert committed_features(store, result.samples_digest, classifier_plan().digest) == {0, 1, 2, 3}
 
 
+def test_a_worker_that_is_stopped_is_noticed_and_its_chunks_are_done_by_another(
+    tmp_path: Path, ray_session: Resources, undisturbed: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = tiny_store(tmp_path)
+    stopped: list[int] = []
+
+    def stop() -> None:
+        wait_until(lambda: len(store.committed("samples")) >= 6)
+        stopped.append(wait_until(lambda: below(os.getpid(), "ray::Actor"))[0])
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    with meanwhile(stop):
+        run(store, Actors(num_actors=2, hang_after_s=6))
+    assert contents(store) == undisturbed
+    assert "an actor was lost (it made no progress for 6 s)" in capfd.readouterr().err
+    wait_until(lambda: not is_running(stopped[0]), 30)
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Labels that never come for those of one chunk."""
+
+    kind: Literal["endless"] = "endless"
+    revision: ClassVar[int] = 1
+
+    def of(self, seeds: torch.Tensor, num_classes: int) -> torch.Tensor:
+        while 16 in seeds.tolist():
+            time.sleep(1)
+        return seeds % num_classes
+
+
+@pytest.mark.slow
+def test_a_chunk_that_never_ends_is_named_after_finite_tries(tmp_path: Path, ray_session: Resources) -> None:
+    store = tiny_store(tmp_path, 1)
+    bad = replace(tiny_points(1, (3,))[0], name="bad", labels=Endless())  # type: ignore[arg-type]
+    with pytest.raises(
+        RunFailedError, match=r"bad: chunk 1 \(seeds 16 to 31\) lost each of the 3 workers .*no progress"
+    ):
+        run(store, Actors(num_actors=1, hang_after_s=4), points=[bad, *tiny_points(1)], seeds=Seeds(0, 32))
+    assert len(contents(store)) == 5  # all others
+
+
+@pytest.mark.slow
+def test_a_network_that_is_timed_and_never_answers_is_given_up_in_a_sentence(
+    tmp_path: Path, ray_session: Resources
+) -> None:
+    point = replace(tiny_points(1, (3,))[0], labels=Endless())  # type: ignore[arg-type]
+    store, actors = tiny_store(tmp_path, 1), Actors(num_actors=1, hang_after_s=4, max_chunk_deaths=1)
+    with pytest.raises(RunFailedError, match=r"the worker for seconds: was lost 1 times \(it made no progress for 4 s"):
+        time_points(store, [point], EXECUTION, actors, images=17, progress=False)
+
+
 DRIVER = """
 import sys
 from tests.engine.test_generation import Actors, Seeds, Store, run, tiny_points
@@ -272,6 +325,30 @@ def test_a_chunk_damaged_at_rest_is_computed_again_and_only_it(
     told = [line for line in capfd.readouterr().err.splitlines() if "set aside" in line]
     assert len(told) == 1
     assert "chunk-000002" in told[0]
+
+
+class ReadStore(Store):
+    """Remembers which files of it were read."""
+
+    def __init__(self, uri: str | Path) -> None:
+        super().__init__(uri)
+        self.were_read: list[str] = []
+
+    def read(self, key: str) -> bytes:
+        self.were_read.append(key)
+        return super().read(key)
+
+
+def test_chunks_that_were_verified_are_not_read_again_and_damaged_ones_are_still_found(tmp_path: Path) -> None:
+    adaptive = Sampler(timesteps=AdaptiveSteps(rtol=0.1, atol=0.1), solver=BogackiShampine())
+    points = [*tiny_points(1, (3,)), replace(tiny_points(1)[0], name="adaptive", sampler=adaptive)]
+    tiny_store(tmp_path, 1)
+    found = [run(store := ReadStore(tmp_path), points=points, extractors=[classifier_plan()]) for _ in range(3)]
+    assert not [key for key in store.were_read if "chunk-" in key]
+    assert [result.nfe for result in found[2]] == [result.nfe for result in found[0]]
+    assert [result.reused for result in found[2]] == [64, 64]
+    flip(store, chunk_key(found[0][1].samples_digest, 2), "images.parquet")
+    assert [result.generated for result in run(store, points=points)] == [0, 16]
 
 
 def test_a_chunk_without_its_file_or_with_a_broken_manifest_is_computed_again(

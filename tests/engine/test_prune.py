@@ -155,6 +155,19 @@ def test_features_go_only_where_moments_of_their_seeds_are(tmp_path: Path) -> No
     assert committed_chunks(store, result.samples_digest) == {0, 1, 2, 3, 4, 5}
 
 
+def test_features_of_seeds_that_moments_leave_out_stay(tmp_path: Path) -> None:
+    """Moments of seeds 8 to 39 cover chunk 1 whole, of chunks 0 and 2 one half each: the other halves are needed."""
+    store = tiny_store(tmp_path, 1)
+    [result] = run(store)
+    names = result.samples_digest, PLAN.digest
+    commit_moments(store, *names, 8, 32, KeptMoments(b"moments", {"accuracy": None}))
+    assert retain(store, [result.samples_digest], "moments", 0, 0) > 0
+    assert committed_features(store, *names) == {0, 2, 3}
+    commit_moments(store, *names, 40, 8, KeptMoments(b"moments", {"accuracy": None}))  # the rest of chunk 2
+    retain(store, [result.samples_digest], "moments", 0, 0)
+    assert committed_features(store, *names) == {0, 3}
+
+
 def test_the_command_says_what_would_go_and_frees_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tiny_store(tmp_path / "store", 1)
     [result] = run(store)

@@ -68,8 +68,8 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def measures_of(store: Store, *scores: Score) -> tuple[Measure, ...]:
-    settings = MetricSettings(extractors=[CLASSIFIER], scores=list(scores))
+def measures_of(store: Store, *scores: Score, held_out: str | None = None) -> tuple[Measure, ...]:
+    settings = MetricSettings(extractors=[CLASSIFIER], scores=list(scores), held_out=held_out)
     return build_measures(store, settings, "a", EXECUTION, HERE, progress=False)
 
 
@@ -82,7 +82,8 @@ def run(
 
 
 def test_every_number_of_every_score_is_told_in_table_json_csv_and_tracker(store: Store) -> None:
-    measures = measures_of(store, *SCORES)
+    put_dataset(store, "held-out", 600, 900)
+    measures = measures_of(store, *SCORES, held_out="held-out")
     reporter = MemoryReporter()
     result = run(store, measures, reporter)
     [run_of_2] = [run for run in reporter.runs.values() if run.name == "euler-2"]
@@ -108,13 +109,19 @@ def test_every_number_of_every_score_is_told_in_table_json_csv_and_tracker(store
 
 
 def test_they_are_those_of_the_stored_features(store: Store) -> None:
-    [measure] = measures_of(store, *SCORES)
+    put_dataset(store, "held-out", 600, 900)
+    [measure] = measures_of(store, *SCORES, held_out="held-out")
+    assert measure.held_out is not None
     row = next(row for row in run(store, (measure,)).rows if row.name == "euler-2")
     stored = read_features(store, row.samples_digest, measure.plan.digest, SEEDS.first, SEEDS.count, 40)
     dataset = Dataset.open(store, "a")
     labels = np.arange(SEEDS.first, SEEDS.first + SEEDS.count) % 10
-    images = FeatureSet(stored.features, stored.logits, stored.logits, labels)
-    reference = FeatureSet(measure.features.read().features, labels=dataset.labels(np.arange(600)))
+    images = FeatureSet(stored.features, stored.logits, stored.logits, labels, strata=labels)
+    reference = FeatureSet(
+        measure.features.read().features,
+        labels=dataset.labels(np.arange(600)),
+        held_out=measure.held_out.read().features,
+    )
     for score in SCORES:
         found = score.measure(images, reference, score.prepare(reference))
         for number in score.numbers:
@@ -197,6 +204,20 @@ def test_scores_of_other_seeds_settings_and_references_are_kept_apart(store: Sto
     assert set(found).isdisjoint(kept_names(other, SEEDS))
     keys = [heading.key for heading in headings(measure)]
     assert keys == ["kd", "precision", "recall", "precision_k5", "recall_k5"]
+
+
+def test_images_that_were_held_out_are_a_reference_of_their_own(store: Store) -> None:
+    put_dataset(store, "b", 600, 900)
+    plain, compared = measures_of(store, Nearest())[0], measures_of(store, Nearest(), held_out="b")[0]
+    assert not {"copied_share", "copied_odds"} & set(run(store, (plain,)).rows[0].scores)
+    assert set(kept_names(plain, SEEDS)).isdisjoint(kept_names(compared, SEEDS))
+    scores = run(store, (compared,)).rows[0].scores
+    assert 0 <= scores["copied_share"].value <= 1
+    assert 0 <= scores["copied_odds"].value <= 1
+    with pytest.raises(SettingsError, match=r"held_out: must be other images than the reference \(a\)"):
+        measures_of(store, Nearest(), held_out="a")
+    with pytest.raises(ValueError, match=r"held_out: b is named and never looked at: add .kind: nearest"):
+        measures_of(store, KID(), held_out="b")
 
 
 def test_the_features_of_a_reference_give_its_moments_without_a_second_look(

@@ -15,7 +15,6 @@ from pipeline.data.store import Store
 from pipeline.engine.evaluation import evaluate
 from pipeline.engine.generation import Seeds, generate
 from pipeline.engine.measures import Measure, build_measures
-from pipeline.engine.paired_difference import paired_difference
 from pipeline.engine.search import Search
 from pipeline.engine.search_result import SearchResult, finish
 from pipeline.engine.search_state import read_state
@@ -204,24 +203,22 @@ def test_every_trial_is_a_run_and_what_decided_is_told(result: SearchResult, rep
     assert "on seeds that nothing was chosen by" in result.table()
     assert result.final is not None
     assert len(result.compared) == len(result.final.rows) - 1
-    for one in result.compared:
-        assert one.difference.half_width is not None
-        assert one.difference.value >= 0
 
 
-def test_a_paired_difference_is_that_of_the_distances_and_less_unsure(result: SearchResult, toy: Toy) -> None:
+def test_finalists_are_compared_in_pairs_with_the_best_and_less_unsurely_than_alone(result: SearchResult) -> None:
     assert result.final is not None
-    one, two = result.final.rows[:2]
-    measure, seeds = toy.measures(toy.settings())[0], Seeds(1000, 400)
-    samples = one.samples_digest, two.samples_digest
-    found = paired_difference(toy.store, samples, seeds, 50, measure.plan, measure.reference)
-    assert found.value == pytest.approx(one.distance - two.distance)
-    alone = [row.half_widths["pixels"] for row in (one, two)]
-    assert found.half_width is not None
-    assert 0 < found.half_width < sum(half for half in alone if half is not None)
-    assert found.worse_at_most == pytest.approx((found.value + found.half_width) / two.distance)
-    itself = paired_difference(toy.store, (samples[0],) * 2, seeds, 50, measure.plan, measure.reference)
-    assert (itself.value, itself.half_width) == (0.0, 0.0)
+    alone = {row.name: row for row in result.final.rows}
+    best = min(result.final.rows, key=lambda row: row.distance)
+    assert result.compared
+    for one, told in zip(result.compared, result.record()["pairs"], strict=True):
+        assert one.comparison is not None
+        found, row = one.comparison.difference, alone[one.name]
+        assert one.baseline == best.name
+        assert found.value == pytest.approx(row.distance - best.distance)
+        assert found.value >= 0
+        halves = [row.half_widths["pixels"], best.half_widths["pixels"]]
+        assert 0 < found.half_width < sum(half for half in halves if half is not None)
+        assert told["name"] == f"{one.name} less {best.name}"
 
 
 def test_trajectories_prune_where_they_were_seen_to_rank_alike_and_nowhere_else(fresh: Toy) -> None:

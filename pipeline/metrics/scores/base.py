@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Better = Literal["less", "more", "neither"]
-Need = Literal["features", "logits", "class_logits", "labels", "reference", "reference_labels"]
+Need = Literal["features", "logits", "class_logits", "labels", "reference", "reference_labels", "held_out"]
 Prepared = Mapping[str, NDArray[Any]]
 IMAGES = frozenset[Need]({"features", "logits", "class_logits", "labels"})  # what is needed of the images themselves
 
@@ -22,12 +22,16 @@ class FeatureSet:
         logits: float32 (N, k), of whatever classes the extractor knows; None where it knows none.
         class_logits: float32 (N, c), of the classes of the data set; None where the extractor does not know them.
         labels: int64 (N,), the classes of the data set, -1 for none; None where no image has one.
+        strata: the same where every class has its share of the images by design; else None.
+        held_out: float32 (M, d), of a reference: features of images like its own that are not among them; None without.
     """
 
     features: NDArray[np.float32]
     logits: NDArray[np.float32] | None = None
     class_logits: NDArray[np.float32] | None = None
     labels: NDArray[np.int64] | None = None
+    strata: NDArray[np.int64] | None = None
+    held_out: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.features)

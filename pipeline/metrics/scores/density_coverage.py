@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.metrics.scores.base import Estimate, FeatureSet, Found, Need, Number, Prepared, at_least
-from pipeline.metrics.scores.intervals import around, of_mean
-from pipeline.metrics.scores.neighbours import blocks, squared_distances
+from pipeline.metrics.scores.intervals import Strata, around, jackknife, of_mean
+from pipeline.metrics.scores.neighbours import distances_in_blocks
 from pipeline.metrics.scores.precision_recall import squared_radii
 
 
@@ -23,7 +23,7 @@ class DensityCoverage:
 
     kind: Literal["density_coverage"] = "density_coverage"
     k: int = 5
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"features", "reference"})
     uses: ClassVar[frozenset[Need]] = frozenset()
     numbers: ClassVar[tuple[Number, ...]] = (
@@ -46,21 +46,22 @@ class DensityCoverage:
         balls = np.zeros(len(images), np.int64)  # of the reference, that an image lies in
         held = np.zeros(len(reference), np.int64)  # images within a ball
         last = np.zeros(len(reference), np.int64)  # the sum of their indices: of a single one, its index
-        for rows in blocks(len(images)):
-            numbers = np.arange(rows.start, rows.stop)
-            for columns in blocks(len(reference)):
-                distances = squared_distances(images.features[rows], reference.features[columns])
-                within = distances <= prepared["radii"][columns]
-                balls[rows] += within.sum(axis=1)
-                held[columns] += within.sum(axis=0)
-                last[columns] += numbers @ within
-        return Found({"density": of_mean(balls / self.k, least=0.0), "coverage": _coverage(held, last, len(images))})
+        for rows, columns, distances in distances_in_blocks(images.features, reference.features):
+            within = distances <= prepared["radii"][columns]
+            balls[rows] += within.sum(axis=1)
+            held[columns] += within.sum(axis=0)
+            last[columns] += np.arange(rows.start, rows.stop) @ within
+        return Found(
+            {
+                "density": of_mean(balls / self.k, least=0.0, strata=images.strata),
+                "coverage": _coverage(held, last, len(images), images.strata),
+            }
+        )
 
 
-def _coverage(held: NDArray[np.int64], last: NDArray[np.int64], n: int) -> Estimate:
+def _coverage(held: NDArray[np.int64], last: NDArray[np.int64], n: int, strata: Strata) -> Estimate:
     """With the interval of the jackknife, whose variance is too large on average (Efron and Stein 1981): without an
     image, the balls that it alone was in are not covered."""
     alone = np.bincount(last[held == 1], minlength=n) / len(held)
-    variance = (n - 1) / n * float(np.square(alone - alone.mean()).sum())
-    found = around(float((held > 0).mean()), float(np.sqrt(variance)), least=0.0)
+    found = around(float((held > 0).mean()), jackknife(alone, strata), least=0.0)
     return Estimate(found.value, found.low, min(found.high or 0.0, 1.0))

@@ -29,6 +29,13 @@ def squared_distances(x: NDArray[np.floating], y: NDArray[np.floating]) -> Float
     return np.maximum(products, 0, out=products)
 
 
+def distances_in_blocks(x: NDArray[np.floating], y: NDArray[np.floating]) -> Iterator[tuple[slice, slice, Float64]]:
+    """All of them, block by block: which of x and which of y, and their squared distances."""
+    for rows in blocks(len(x)):
+        for columns in blocks(len(y)):
+            yield rows, columns, squared_distances(x[rows], y[columns])
+
+
 def nearest(
     x: NDArray[np.floating], y: NDArray[np.floating], k: int, itself: bool = False
 ) -> tuple[Float64, NDArray[np.int64]]:

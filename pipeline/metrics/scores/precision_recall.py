@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.metrics.scores.base import Estimate, FeatureSet, Found, Need, Number, Prepared, at_least
 from pipeline.metrics.scores.intervals import of_share
-from pipeline.metrics.scores.neighbours import blocks, nearest, squared_distances
+from pipeline.metrics.scores.neighbours import distances_in_blocks, nearest
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PrecisionRecall:
 
     kind: Literal["precision_recall"] = "precision_recall"
     k: int = 3
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     needs: ClassVar[frozenset[Need]] = frozenset({"features", "reference"})
     uses: ClassVar[frozenset[Need]] = frozenset()
     numbers: ClassVar[tuple[Number, ...]] = (
@@ -48,12 +48,10 @@ class PrecisionRecall:
         assert reference is not None
         radii = squared_radii(images, self.k)
         inside, covered = np.zeros(len(images), bool), np.zeros(len(reference), bool)
-        for rows in blocks(len(images)):
-            for columns in blocks(len(reference)):
-                distances = squared_distances(images.features[rows], reference.features[columns])
-                inside[rows] |= (distances <= prepared["radii"][columns]).any(axis=1)
-                covered[columns] |= (distances <= radii[rows, None]).any(axis=0)
-        return Found({"precision": of_share(inside), "recall": Estimate(float(covered.mean()))})
+        for rows, columns, distances in distances_in_blocks(images.features, reference.features):
+            inside[rows] |= (distances <= prepared["radii"][columns]).any(axis=1)
+            covered[columns] |= (distances <= radii[rows, None]).any(axis=0)
+        return Found({"precision": of_share(inside, images.strata), "recall": Estimate(float(covered.mean()))})
 
 
 def squared_radii(images: FeatureSet, k: int) -> np.ndarray:

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
-from scipy.stats import binom
+from scipy.stats import binom, mannwhitneyu
 from sklearn.neighbors import NearestNeighbors
 
-from pipeline.metrics.scores import Nearest
+from pipeline.metrics.scores import FeatureSet, Nearest
 from pipeline.metrics.scores.intervals import of_median, of_share
 from pipeline.metrics.scores.neighbours import nearest
 from tests.metrics.scores.sets import gaussian, measured
 
-CHECKED = {"nearest": "scipy's distances, scikit-learn's neighbours"}
+CHECKED = {"nearest": "scipy's distances and Mann-Whitney statistic, scikit-learn's neighbours"}
 
 
 def test_neighbours_are_those_of_scikit_learn() -> None:
@@ -50,6 +50,38 @@ def test_copies_are_named_first_with_their_originals() -> None:
     assert [pair.distance for pair in pairs] == sorted(pair.distance for pair in pairs)
     assert measured(Nearest(), y[:300], y).values["near_ratio"].value < 1e-6
     assert measured(Nearest(), y[:300], y).values["near_share"].value == 1
+
+
+def test_copies_are_told_from_new_images_by_images_that_were_held_out() -> None:
+    training, new, other = (gaussian(2000, 4, seed) for seed in (1, 2, 3))
+    reference = FeatureSet(training, held_out=new)
+    found = measured(Nearest(quantile=0.05), other, reference).values
+    assert found["copied_odds"].low < 0.5 < found["copied_odds"].high
+    assert found["copied_share"].low < 0.05 < found["copied_share"].high
+    copies = other.copy()
+    copies[::4] = training[:500] + np.float32(1e-5)
+    found = measured(Nearest(quantile=0.05), copies, reference).values
+    assert found["copied_share"].value == pytest.approx(0.25 + 0.75 * 0.05, abs=0.02)
+    assert found["copied_odds"].value == pytest.approx(0.25 + 0.75 * 0.5, abs=0.02)
+
+
+def test_the_odds_of_a_copy_are_the_statistic_of_mann_and_whitney() -> None:
+    """Of which a tie counts half: half of the images, and of those held out, lie in the training set itself."""
+    training, new, images = gaussian(300, seed=1), gaussian(200, seed=2), gaussian(150)
+    new[:100], images[:50] = training[:100], training[200:250]
+    mine, theirs = (cdist(set_, training).min(axis=1).round(6) for set_ in (images, new))
+    expected = mannwhitneyu(theirs, mine).statistic / len(mine) / len(theirs)
+    found = measured(Nearest(), images, FeatureSet(training, held_out=new)).values["copied_odds"]
+    assert found.value == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_training_set_of_near_twins_hides_copies_unless_images_were_held_out() -> None:
+    base = gaussian(1000, 4, seed=1)
+    training = np.concatenate([base, base + np.float32(1e-3) * gaussian(1000, 4, seed=4)])
+    copies = training[:500] + np.float32(2e-3) * gaussian(500, 4, seed=5)
+    found = measured(Nearest(), copies, FeatureSet(training, held_out=gaussian(1000, 4, seed=2))).values
+    assert found["near_share"].value < 0.05
+    assert found["copied_share"].value > 0.9
 
 
 def test_a_reference_of_twins_has_no_ratio() -> None:
