@@ -175,6 +175,8 @@ def test_a_store_that_never_saw_the_training_gets_it_from_the_tracker_alone(
     snapshot = find_snapshot(fresh, CheckpointRef(copy))
     assert snapshot.weights_sha256 == find_snapshot(place.store, CheckpointRef(TRAINING, 1000)).weights_sha256
     assert dict(snapshot.dataset) == {"name": "mnist", "digest": "0"}
+    assert place.generate({"training": "models:/digits/1", "ema": "posthoc-0.1"}, store="fresh") == 2
+    assert "is a copy of one snapshot" in capsys.readouterr().err
     before = fresh.keys("checkpoints")
     assert place.generate("models:/digits/1", store="fresh") == 0
     assert told(capsys.readouterr().out) == (0, digest)
@@ -243,6 +245,7 @@ def test_files_that_are_not_what_was_registered_are_refused(
         ),
         ("/nowhere/checkpoints/digits", "no such training in /nowhere (there are: none)"),
         (f"{TRAINING}@1500", "has no snapshot at 1500 images"),
+        ("/nowhere/checkpoints/digits@7/posthoc-0.1", "are rebuilt in the store of their training"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_one_sentence(
