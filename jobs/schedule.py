@@ -91,7 +91,6 @@ def main(argv: Sequence[str]) -> int:
         "history": lambda settings: show(settings, options.out),
         "serve": lambda settings: serve(settings, others),
     }
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what runs is ended in order
     return cli.run(ScheduleJob, jobs[verb], __doc__, dry_run, others)
 
 
@@ -100,4 +99,5 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what runs is ended in order
     sys.exit(main(sys.argv[1:]))
