@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from jobs import cli
-from jobs.context import open_store, tracked
-from jobs.cost import cost
+from jobs.context import cost, open_store, tracked
 from jobs.slot import history_figure, slot_work
 from pipeline.config.schedule import ScheduleJob
 from pipeline.data.dry_store import DryStore
