@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from jobs import cli
-from jobs.context import open_store, tracked
-from jobs.cost import cost
+from jobs.context import cost, open_store, tracked
 from jobs.slot import history_figure, slot_work
 from pipeline.config.schedule import ScheduleJob
 from pipeline.data.dry_store import DryStore
@@ -91,7 +90,6 @@ def main(argv: Sequence[str]) -> int:
         "history": lambda settings: show(settings, options.out),
         "serve": lambda settings: serve(settings, others),
     }
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what runs is ended in order
     return cli.run(ScheduleJob, jobs[verb], __doc__, dry_run, others)
 
 
@@ -100,4 +98,5 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what runs is ended in order
     sys.exit(main(sys.argv[1:]))

@@ -5,13 +5,14 @@ The influences of the images go with it (4 bytes an image), so a comparison need
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from pipeline.engine.evaluation import Evaluation
+if TYPE_CHECKING:
+    from pipeline.engine.evaluation import Evaluation
 
 BLOB = "influences.safetensors"
 
@@ -47,7 +48,7 @@ class Measured:
     strata: NDArray[np.int32] | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, evaluation: Evaluation) -> "Measured":
+    def of(cls, evaluation: "Evaluation") -> "Measured":
         sure, protocol = evaluation.uncertainty, evaluation.protocol
         return cls(
             evaluation.name, protocol.distance, evaluation.distance,
