@@ -98,9 +98,13 @@ class ParquetImages:
             raise DataError(path, f"claims {about.num_rows} rows, more than {_MAX_ROWS} or none that can be")
         for group in (about.row_group(number) for number in range(about.num_row_groups)):
             columns = [group.column(number) for number in range(group.num_columns)]
-            ours = [column for column in columns if column.path_in_schema.split(".")[0] == self.image_column]
-            if (size := max(column.total_uncompressed_size for column in ours)) > _MAX_UNPACKED:
-                raise DataError(path, f"claims {size} bytes of images in one row group, more than {_MAX_UNPACKED}")
+            sizes = [
+                c.total_uncompressed_size for c in columns if f"{c.path_in_schema}.".startswith(f"{self.image_column}.")
+            ]
+            if max(sizes, default=0) > _MAX_UNPACKED:
+                raise DataError(
+                    path, f"claims {max(sizes)} bytes of images in one row group, more than {_MAX_UNPACKED}"
+                )
 
     def _read(self, path: Path, labels: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Iterator[Item]:
         import pyarrow.compute as pc
