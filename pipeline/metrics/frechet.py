@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg.lapack import dsygst
 
-from pipeline.metrics.moments import Float64, Gaussian
+from pipeline.metrics.moments import Float64, Gaussian, rounding
 
 
 @dataclass(frozen=True)
@@ -38,53 +38,34 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> Frechet:
     """
     if a.num_features != b.num_features:
         raise ValueError(f"distance: between {a.num_features} and {b.num_features} features there is none")
-    factor_a, factor_b = _cholesky(a), _cholesky(b)
-    rank_deficient = _of_too_few(a, factor_a) or _of_too_few(b, factor_b)
-    if factor_a is not None and factor_b is not None:
-        trace_of_root = _sum_of_roots(_reduced(factor_a, b))
-    else:
-        factor_a, factor_b = _range(a), _range(b)
-        small_a = factor_a.shape[1] <= factor_b.shape[1]
-        trace_of_root = _trace_of_root(factor_a, b) if small_a else _trace_of_root(factor_b, a)
     means = np.square(a.mean - b.mean).sum()
-    value = means + np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace_of_root
-    return Frechet(max(float(value), 0.0), rank_deficient)
-
-
-def _of_too_few(gaussian: Gaussian, factor: Float64 | None) -> bool:
-    return factor is None if gaussian.count is None else gaussian.count <= gaussian.num_features
+    value = means + np.trace(a.covariance) + np.trace(b.covariance) - 2 * _trace_of_root(a, b)
+    return Frechet(max(float(value), 0.0), a.of_too_few or b.of_too_few)
 
 
 def covariance_factor(gaussian: Gaussian) -> Float64:
     """F of shape (d, rank) with F F^T = covariance."""
-    factor = _cholesky(gaussian)
-    return _range(gaussian) if factor is None else factor
+    return _range(gaussian) if gaussian.cholesky is None else gaussian.cholesky
 
 
-def _cholesky(gaussian: Gaussian) -> Float64 | None:
-    """The lower triangle L with L L^T = covariance, or None where the covariance is singular to rounding."""
-    d = gaussian.num_features
-    if gaussian.count is not None and gaussian.count <= d:
-        return None
-    try:
-        lower: Float64 = scipy.linalg.cholesky(gaussian.covariance, lower=True, check_finite=False)
-    except scipy.linalg.LinAlgError:
-        return None
-    pivots = np.square(np.diagonal(lower))
-    return lower if pivots.min() > _rounding(d) * pivots.max() else None
+def _trace_of_root(a: Gaussian, b: Gaussian) -> float:
+    """By the triangle of b, which many distances are to. That of a is asked only where the product alone does not tell
+    that a is not singular."""
+    d = a.num_features
+    if b.cholesky is not None and (a.count is None or a.count > d):
+        values = _eigenvalues(_reduced(b.cholesky, a))
+        if values[0] > rounding(d) * values[-1] or a.cholesky is not None:
+            return _sum_of_roots(values)
+    factors = _range(a), _range(b)
+    factor, other = (factors[0], b) if factors[0].shape[1] <= factors[1].shape[1] else (factors[1], a)
+    return _sum_of_roots(_eigenvalues(factor.T @ other.covariance @ factor)) if factor.shape[1] else 0.0
 
 
 def _range(gaussian: Gaussian) -> Float64:
     """F of shape (d, rank) with F F^T = covariance: eigenvalues that are rounding noise, negative ones too, are cut."""
     values, vectors = np.linalg.eigh(gaussian.covariance)
-    keep = values > _rounding(len(values)) * max(values[-1], 0.0)
+    keep = values > rounding(len(values)) * max(values[-1], 0.0)
     return np.asarray(vectors[:, keep] * np.sqrt(values[keep]))
-
-
-def _trace_of_root(factor: Float64, other: Gaussian) -> float:
-    if factor.shape[1] == 0:
-        return 0.0
-    return _sum_of_roots(factor.T @ other.covariance @ factor)
 
 
 def _reduced(lower: Float64, other: Gaussian) -> Float64:
@@ -93,11 +74,13 @@ def _reduced(lower: Float64, other: Gaussian) -> Float64:
     return product
 
 
-def _sum_of_roots(symmetric: Float64) -> float:
-    """Of the eigenvalues; the lower triangle is read."""
-    values = np.linalg.eigvalsh(symmetric)
-    return float(np.sqrt(values.clip(min=0)).sum())
+def _eigenvalues(symmetric: Float64) -> Float64:
+    """Ascending; the lower triangle is read, and the matrix is lost."""
+    values: Float64 = scipy.linalg.eigh(
+        symmetric, lower=True, eigvals_only=True, overwrite_a=True, check_finite=False, driver="evr"
+    )
+    return values
 
 
-def _rounding(d: int) -> float:
-    return d * float(np.finfo(np.float64).eps)
+def _sum_of_roots(eigenvalues: Float64) -> float:
+    return float(np.sqrt(eigenvalues.clip(min=0)).sum())

@@ -5,6 +5,7 @@ equal bytes merges in a fixed order.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -45,6 +46,30 @@ class Gaussian:
     @property
     def num_features(self) -> int:
         return int(self.mean.size)
+
+    @property
+    def of_too_few(self) -> bool:
+        """Whether it is of no more images than features, or is singular and nobody knows of how many it is."""
+        return self.cholesky is None if self.count is None else self.count <= self.num_features
+
+    @cached_property
+    def cholesky(self) -> Float64 | None:
+        """The lower triangle L with L L^T = covariance, or None where the covariance is singular to rounding. It is
+        kept, since a reference is asked for it at every distance."""
+        d = self.num_features
+        if self.count is not None and self.count <= d:
+            return None
+        try:
+            lower: Float64 = np.linalg.cholesky(self.covariance)
+        except np.linalg.LinAlgError:
+            return None
+        pivots = np.square(np.diagonal(lower))
+        return lower if pivots.min() > rounding(d) * pivots.max() else None
+
+
+def rounding(d: int) -> float:
+    """What is noise in the spectrum of a matrix of d rows, as a share of the largest eigenvalue."""
+    return d * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False)
