@@ -31,6 +31,7 @@ from pipeline.engine.paces import Paces
 from pipeline.engine.search_state import read_state
 from pipeline.engine.timing import seconds_of_network
 from pipeline.networks import MLP
+from pipeline.reporting import MemoryReporter
 from pipeline.training import checkpoint
 from pipeline.training.snapshot import CheckpointRef, find_snapshot
 
@@ -140,6 +141,7 @@ def commits(store: Store) -> list[str]:
 
 
 def train_on(store: Store, tmp_path: Path, kimg: float) -> int:
+    """Goes on with the golden training, as the job does but for the tracker; the exit code."""
     config = tmp_path / "train.yaml"
     config.write_text(
         f"""store: {store.uri}
@@ -155,7 +157,11 @@ training:
 workers: {{num_workers: 0, device: cpu}}
 """
     )
-    return cli.run(TrainJob, train.main, None, argv=[str(config)])
+
+    def main(settings: TrainJob) -> None:
+        train.run_training(store, settings, MemoryReporter())
+
+    return cli.run(TrainJob, main, None, argv=[str(config)])
 
 
 def golden_store(root: Path) -> Store:
