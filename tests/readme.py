@@ -1,6 +1,6 @@
 """Does what the pages tell a reader to do, in a fresh clone, command by command:
 
-    python -m tests.readme [--venv .venv] [--skip COMMAND] [--keep FOLDER] [PAGE ...]
+    python -m tests.readme [--venv .venv] [--skip COMMAND] [--keep FOLDER [--begin LINE]] [PAGE ...]
 
 Pages say it in their own form. A fence ```sh holds commands, run line by line in the clone's root. A fence of another
 language whose first line is a comment with nothing but a path (`# my-images.yaml`) is that file, and is written; a
@@ -209,6 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("pages", nargs="*", default=PAGES, metavar="PAGE")
     parser.add_argument("--venv", type=Path, help="an environment to use instead of a new one")
     parser.add_argument("--skip", action="append", default=[], metavar="COMMAND", help="leave out: such as 'make test'")
+    parser.add_argument(
+        "--begin", type=int, default=0, metavar="LINE", help="of the first page, in a clone kept before"
+    )
     parser.add_argument("--keep", type=Path, help="where the clone goes, stays, and is gone on in")
     arguments = parser.parse_args(argv)
     told, folder = Told(), arguments.keep or Path(tempfile.mkdtemp(prefix="sigmasweep-readme-"))
@@ -216,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reader = Reader(folder, cloned(folder, arguments.venv), tuple(arguments.skip))
         for page in arguments.pages:
             for fence in fences(page, folder):
-                reader.follow(fence, told)
+                if page != arguments.pages[0] or fence.line >= arguments.begin:
+                    reader.follow(fence, told)
     finally:
         for command, seconds in told.done:
             print(f"{seconds:8.1f} s  {command}")
