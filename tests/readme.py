@@ -209,11 +209,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("pages", nargs="*", default=PAGES, metavar="PAGE")
     parser.add_argument("--venv", type=Path, help="an environment to use instead of a new one")
     parser.add_argument("--skip", action="append", default=[], metavar="COMMAND", help="leave out: such as 'make test'")
-    parser.add_argument(
-        "--begin", type=int, default=0, metavar="LINE", help="of the first page, in a clone kept before"
-    )
+    parser.add_argument("--begin", type=int, default=0, metavar="LINE", help="of the first page; nothing before it")
     parser.add_argument("--keep", type=Path, help="where the clone goes, stays, and is gone on in")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     told, folder = Told(), arguments.keep or Path(tempfile.mkdtemp(prefix="sigmasweep-readme-"))
     try:
         reader = Reader(folder, cloned(folder, arguments.venv), tuple(arguments.skip))
