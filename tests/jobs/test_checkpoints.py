@@ -336,6 +336,23 @@ def test_an_import_is_registered_and_its_licence_stands_with_the_version(
     assert "licence of the weights" in capsys.readouterr().out, "it goes with the weights"
 
 
+def test_rebuilt_weights_are_registered_as_they_are(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    job = Job(store=f"{place.root}/store", tracking_uri=place.tracking_uri, experiment="tests")
+    wide = Store(place.root / "wide")
+    for at in (1000, 2000):
+        weights = {f"power-{std}": state(at + number) for number, std in enumerate((0.05, 0.1))}
+        commit_snapshot(wide, "wide-01234567", at, MODEL, weights, {"settings": {}, "dataset": {}})
+    settings = RegisterSettings(name="wide", ema="posthoc-0.07")
+    assert register(wide, "wide-01234567", "training", settings, open_reporter(job)) is None
+    assert place.generate({"training": "wide", "ema": "posthoc-0.07"}, store="wide") == 0
+    _, digest = told(capsys.readouterr().out)
+    assert place.generate("models:/wide", store="wide") == 0
+    assert told(capsys.readouterr().out) == (0, digest)
+    for count in (4, 0):
+        assert place.generate("models:/wide", store="fresh") == 0
+        assert told(capsys.readouterr().out) == (count, digest)
+
+
 def test_an_alias_moves_to_a_newer_version_and_never_back(place: Place) -> None:
     job = Job(store=f"{place.root}/store", tracking_uri=place.tracking_uri, experiment="tests")
     settings = RegisterSettings(name="moving", alias="candidate")
