@@ -119,7 +119,7 @@ def run(root: Path, minutes: float) -> dict[str, Any]:
         os.environ["TRIAL_HOOK"] = url
         path = config(
             root, NAME, cron="* * * * *", catch_up="all", time_limit_s=150, retry_s=3, slot_seeds="disjoint",
-            alarm={"margin": 1.0, "webhook_from": "TRIAL_HOOK"},
+            alarm={"margin": 0.1, "webhook_from": "TRIAL_HOOK"},
             benchmark={"actors": {"num_actors": 1}, "reuse": "none"},
         )  # fmt: skip
         begin = _play(trial, path)

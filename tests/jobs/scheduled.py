@@ -11,7 +11,7 @@ from pipeline.config.settings import PrepareJob, TrainJob
 
 MODEL = "digits"
 KIMG = 20.0  # of the recipe
-WORSE_KIMG = 4.0
+WORSE_KIMG = 2.0
 
 
 def config(root: Path, name: str = "nightly", **changes: Any) -> Path:
@@ -19,7 +19,7 @@ def config(root: Path, name: str = "nightly", **changes: Any) -> Path:
     content = {
         "store": str(root / "store"), "experiment": "tests", "tracking_uri": f"sqlite:///{root}/mlflow.db",
         "name": name, "cron": "0 2 * * *", "model": MODEL, "retry_s": 1,
-        "alarm": {"margin": 0.5},
+        "alarm": {"margin": 0.1},
         "benchmark": {
             "sampler": {"solver": {"kind": "euler"}, "timesteps": {"kind": "edm", "num_steps": 6}},
             "seeds": {"count": 1000}, "execution": {"batch_size": 250, "chunk_size": 250}, "timing": None,

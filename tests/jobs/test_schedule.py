@@ -12,7 +12,9 @@ import yaml
 from jobs import schedule
 from pipeline.data.store import Store
 from pipeline.engine import slots
+from pipeline.engine.alarm import spread_margin
 from pipeline.engine.session import session
+from pipeline.engine.slot_history import history, history_table
 from pipeline.engine.slots import Slot
 from tests.jobs.scheduled import MODEL, WORSE_KIMG, config, make_data, train_version
 from tests.tracking.test_webhook import server
@@ -61,7 +63,7 @@ def test_each_slot_benchmarks_the_newest_version_and_a_worse_one_raises_the_alar
     path = config(root, alarm={"webhook_from": "HOOK"})
     with server([200]) as (url, got):
         monkeypatch.setenv("HOOK", url)
-        train_version(root, 1, WORSE_KIMG * 2)
+        train_version(root, 1, 2 * WORSE_KIMG)
         assert fire(path, iso(1)) == 0
         assert (outcome(root, "nightly", iso(1))["verdict"], champion(root)) == ("first", 1)
         train_version(root, 2)
@@ -172,36 +174,37 @@ def test_a_dry_run_tells_the_next_slots_and_settings_that_are_the_same(
     assert not (root / "store" / "schedules" / "dry").exists()
 
 
+def equal_slots(root: Path) -> tuple[float, list[int], int]:
+    """Eight versions tell the margin by what `history` says; twenty-one others of the recipe are slots of a schedule,
+    each on seeds of its own, nothing reused; then comes a worse one. Run again, it goes on.
+
+    Returns:
+        (the margin, the exit codes of the equal slots, that of the worse one).
+    """
+    make_data(root)
+    anew = {"slot_seeds": "disjoint", "benchmark": {"reuse": "none"}}
+    wide = config(root, "calibration", alarm={"margin": 9.0}, **anew)
+    for number in range(1, 9):
+        train_version(root, 100 + number)
+        assert fire(wide, iso(number)) == 0
+    store = Store(root / "store")
+    margin = spread_margin({entry.version: float(entry.distance or 0) for entry in history(store, "calibration")})
+    assert margin is not None
+    path = config(root, "equal", alarm={"margin": margin, "unit": "distance"}, **anew)
+    codes = []
+    for number in range(1, 22):
+        train_version(root, 200 + number)
+        codes.append(fire(path, iso(number)))
+    train_version(root, 300, WORSE_KIMG)
+    worse = fire(path, iso(22))
+    print(f"margin {margin:.4g}\n{history_table(history(store, 'equal'), 'UTC')}")
+    return margin, codes, worse
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_twenty_equal_checkpoints_raise_no_alarm_and_a_worse_one_does(tmp_path: Path, root: Path) -> None:
-    """The margin is what `history` says after eight versions; the twenty are others, on seeds of their own."""
-    from jobs.context import open_store
-    from pipeline.config.load import load
-    from pipeline.config.schedule import ScheduleJob
-    from pipeline.engine.alarm import spread_margin
-    from pipeline.engine.slot_history import history
-
-    make_data(tmp_path)
-    anew = {"slot_seeds": "disjoint", "benchmark": {"reuse": "none"}}
-    wide = config(tmp_path, "calibration", alarm={"margin": 9.0}, **anew)
-    for number in range(1, 9):
-        train_version(tmp_path, 100 + number)
-        assert fire(wide, iso(number)) == 0
-    calibrated = history(open_store(load(ScheduleJob, wide)), "calibration")
-    margin = spread_margin({entry.version: float(entry.distance or 0) for entry in calibrated})
-    assert margin is not None
-    path = config(tmp_path, "equal", alarm={"margin": margin, "unit": "distance"}, **anew)
-    codes = [fire(path, iso(1))]
-    for number in range(1, 21):
-        train_version(tmp_path, 200 + number)
-        codes.append(fire(path, iso(1 + number)))
-    found = history(open_store(load(ScheduleJob, path)), "equal")
-    distances = [entry.distance for entry in found]
-    train_version(tmp_path, 300, WORSE_KIMG)
-    worse = fire(path, iso(22))
-    last = history(open_store(load(ScheduleJob, path)), "equal")[-1]
-    print(f"margin {margin:.4g}; distances {[f'{d:.4g}' for d in distances if d]}; worse {last.distance:.4g}")
+def test_twenty_equal_checkpoints_raise_no_alarm_and_a_worse_one_does(root: Path, tmp_path: Path) -> None:
+    _, codes, worse = equal_slots(tmp_path)
     assert codes == [0] * 21
     assert worse == 3
     assert len({outcome(tmp_path, "equal", iso(day))["seeds"]["first"] for day in range(1, 22)}) == 21
