@@ -10,7 +10,7 @@ from pipeline.metrics.scores import DensityCoverage, Estimate, FeatureSet, Incep
 from pipeline.metrics.scores.intervals import of_mean, of_median, of_share
 from tests.metrics.scores.sets import gaussian, measured
 
-CLASSES, EACH, REPEATS = 10, 30, 3000
+CLASSES, EACH, REPEATS = 10, 30, 1500
 STRATA = np.arange(CLASSES * EACH) % CLASSES
 MEANS = np.linspace(-2, 2, CLASSES)[STRATA]
 CHANCES = np.linspace(0.02, 0.98, CLASSES)[STRATA]
@@ -87,10 +87,10 @@ def test_scores_of_balanced_classes_use_them() -> None:
         (DensityCoverage(), "coverage"),
         (InceptionScore(splits=1), "inception_score"),
     ):
-        sets = [images(seed) for seed in range(400)]
+        sets = [images(seed) for seed in range(150)]
         found = [measured(score, one, reference).values[key] for one in sets]
         plain = [measured(score, FeatureSet(one.features, one.logits), reference).values[key] for one in sets[:20]]
         truth = float(np.mean([one.value for one in found]))
-        assert covered(found, truth) >= 0.925, key
+        assert covered(found, truth) >= 0.91, key
         narrower = np.mean([one.high - one.low for one in found[:20]]) / np.mean([one.high - one.low for one in plain])
         assert narrower < 1, key
