@@ -10,7 +10,7 @@ from pipeline.data.samples import Execution
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.digests import sha256
 from pipeline.engine.ahead import compiled_ahead
-from pipeline.engine.devices import Device, as_dtype
+from pipeline.engine.devices import Device, as_dtype, fixed_compiler
 from pipeline.engine.pulse import Pulse
 from pipeline.engine.work import WorkerSettings
 from pipeline.errors import CheckpointError
@@ -75,6 +75,8 @@ def load_denoiser(model: ModelSpec, weights: bytes, execution: Execution, device
     if execution.convolution == "winograd":
         load_operators(KERNEL, "execution.convolution")
         use_winograd(denoiser.network)
+    if execution.compile:
+        fixed_compiler()
     if execution.compile == "ahead":
         denoiser.network = compiled_ahead(denoiser.network, model, execution, device)
     elif execution.compile:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,16 +60,24 @@ def as_dtype(precision: str) -> torch.dtype:
 def fixed_arithmetic(threads: int) -> Iterator[None]:
     """Torch as it computes the same bits for the same work: threads as given, no autotuning, no TF32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     memory.fill_uninitialized_memory = False
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             yield
     finally:
         memory.fill_uninitialized_memory = filled
-        torch.use_deterministic_algorithms(before[1])
+        if "torch._inductor.config" in sys.modules:
+            torch.use_deterministic_algorithms(before[1] > 0)
+        torch.set_deterministic_debug_mode(before[1])
         torch.set_num_threads(before[0])
+
+
+def fixed_compiler() -> None:
+    """The compiler too makes code that computes the same bits, until `fixed_arithmetic` ends. Asked for only by who
+    compiles: it takes a second to import, which every worker would wait for."""
+    torch.use_deterministic_algorithms(True)

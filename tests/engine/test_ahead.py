@@ -144,10 +144,8 @@ def test_half_precision_stays_near_and_an_artifact_that_was_damaged_is_made_agai
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "network", [NCSNpp(**SMALL), ADM(**SMALL, channels_per_head=8), EDM2(**SMALL, channels_per_head=8), MLP(hidden=16)]
-)
-def test_every_kind_of_network_can_be_compiled_ahead(builds: list[int], network: Any) -> None:
+@pytest.mark.parametrize("network", [NCSNpp(**SMALL), ADM(**SMALL, channels_per_head=8), MLP(hidden=16)])
+def test_every_other_kind_of_network_can_be_compiled_ahead(builds: list[int], network: Any) -> None:
     model = ModelSpec.model_validate({**MODEL.model_dump(), "network": network})
     torch.manual_seed(0)
     net = network.build(model.resolution, model.channels, model.num_classes).eval().requires_grad_(False)
@@ -161,7 +159,7 @@ def test_every_kind_of_network_can_be_compiled_ahead(builds: list[int], network:
 
 @pytest.mark.slow
 def test_code_that_would_hold_weights_fast_is_refused(builds: list[int]) -> None:
-    """EDM2's does, for a reason that is not known yet: one checkpoint's code must not answer for another."""
+    """EDM2's gains have no dimensions and become numbers in the code: it must not answer for another checkpoint."""
     network = EDM2(**SMALL, channels_per_head=8)
     model = ModelSpec.model_validate({**MODEL.model_dump(), "network": network})
     torch.manual_seed(0)
