@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow chaos readme lint types contracts unit format bench ui lock clean
+.PHONY: help venv demo test test-slow chaos lint types contracts unit format bench ui lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,7 @@ test-slow: venv ## the checks that take minutes
 chaos: venv ## real faults against an undisturbed run: what docs/reliability.md says, about 20 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m chaos -s
 
+.PHONY: readme
 readme: venv ## what README.md and the journeys tell a reader to do, done in a fresh clone; READMEFLAGS="--venv .venv"
 	@$(BIN)/python -m tests.readme $(READMEFLAGS)
 
