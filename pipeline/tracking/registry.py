@@ -96,6 +96,16 @@ class Registry:
         """
         return {alias: int(version) for alias, version in self._model(name).aliases.items()}
 
+    def check(self) -> None:
+        """Asks a server whether it is there; a database needs none, and may not be made yet.
+
+        Raises:
+            CheckpointError: the server is away.
+        """
+        if links.database_path(self.tracking_uri) is None:
+            with asking(self.tracking_uri, self._title):
+                patiently(lambda: self._client.search_registered_models(max_results=1))
+
     def find(self, name: str, checkpoint: Registrable) -> Version | None:
         """The version that a checkpoint is of a model, if it is one.
 

@@ -264,7 +264,7 @@ def test_a_run_of_another_store_says_where_its_checkpoint_lies(
     tags = {"kind": "training", "sigmasweep.training": "far-01234567", "sigmasweep.store": "s3://far/store"}
     with reporter.run("far", "far-01234567", tags):
         pass
-    assert reporter.flush(60)
+    assert reporter.flush(120)
     assert place.generate(f"runs:/{place.registry.run_id('tests', 'far')}") == 2
     assert (
         "lies in s3://far/store: set store, or write s3://far/store/checkpoints/far-01234567" in capsys.readouterr().err
