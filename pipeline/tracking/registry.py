@@ -140,7 +140,7 @@ class Registry:
         Raises:
             CheckpointError: the server is away.
         """
-        client = TrackingClient(self.tracking_uri, experiment)
+        client = TrackingClient(self.tracking_uri, experiment, links.artifact_root(self.tracking_uri))
         with asking(self.tracking_uri, experiment):
             found = patiently(lambda: client.runs_of(names.clean_run_key(key)))
         return str(found[0].info.run_id) if found else ""
