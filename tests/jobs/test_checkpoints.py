@@ -398,7 +398,7 @@ numpy.save("few.npy", model.predict([0, 1], params={{"sampler": "{sampler}"}}))
     from PIL import Image
 
     [folder] = (tmp_path / "png").iterdir()
-    ours = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())])
+    ours = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))])
     assert np.abs(ours.astype(int) - images[:, 0].astype(int)).max() <= 1
 
 
