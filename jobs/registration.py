@@ -14,6 +14,8 @@ from pipeline.tracking.registry import Registry
 from pipeline.tracking.versions import Registrable, Version
 from pipeline.training.snapshot import CheckpointRef, Snapshot, find_snapshot
 
+FLUSH_SECONDS = 120.0  # that a tracker which answers may take for what was reported
+
 
 def register(
     store: Store, training: str, key: str, settings: RegisterSettings | None, reporter: MlflowReporter
@@ -48,7 +50,8 @@ def _registered(
     store: Store, snapshot: Snapshot, key: str, settings: RegisterSettings, reporter: MlflowReporter
 ) -> Version:  # fmt: skip
     registry, checkpoint = Registry(reporter.tracking_uri), Registrable.of(store, snapshot)
-    reporter.flush()  # the run must be there
+    registry.check()  # a server that is away is told at once; one that answers gets the time it needs
+    reporter.flush(FLUSH_SECONDS)  # the run must be there
     version = registry.find(settings.name, checkpoint)
     if version is None:
         run_id = _run_id(registry, snapshot, key, reporter)
@@ -74,7 +77,7 @@ def _run_id(registry: Registry, snapshot: Snapshot, key: str, reporter: MlflowRe
         tags = {names.KIND: "training", names.TRAINING: snapshot.training}
         with reporter.run(key, snapshot.training, tags):
             pass
-        reporter.flush()
+        reporter.flush(FLUSH_SECONDS)
         run_id = registry.run_id(reporter.experiment, key)
     if not run_id:
         raise CheckpointError(snapshot.training, f"its run is not at {readable(registry.tracking_uri)} yet")

@@ -96,6 +96,16 @@ class Registry:
         """
         return {alias: int(version) for alias, version in self._model(name).aliases.items()}
 
+    def check(self) -> None:
+        """Asks a server whether it is there; a database needs none, and may not be made yet.
+
+        Raises:
+            CheckpointError: the server is away.
+        """
+        if links.database_path(self.tracking_uri) is None:
+            with asking(self.tracking_uri, self._title):
+                patiently(lambda: self._client.search_registered_models(max_results=1))
+
     def find(self, name: str, checkpoint: Registrable) -> Version | None:
         """The version that a checkpoint is of a model, if it is one.
 
@@ -130,7 +140,7 @@ class Registry:
         Raises:
             CheckpointError: the server is away.
         """
-        client = TrackingClient(self.tracking_uri, experiment)
+        client = TrackingClient(self.tracking_uri, experiment, links.artifact_root(self.tracking_uri))
         with asking(self.tracking_uri, experiment):
             found = patiently(lambda: client.runs_of(names.clean_run_key(key)))
         return str(found[0].info.run_id) if found else ""

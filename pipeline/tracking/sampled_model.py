@@ -47,7 +47,7 @@ class SampledModel(PythonModel):  # type: ignore[misc]
     def predict(
         self,
         context: Any,
-        model_input: np.ndarray,  # type: ignore[type-arg]  # any other hint, or none, has MLflow warn of it
+        model_input: np.ndarray,  # any other hint, or none, has MLflow warn of it
         params: Mapping[str, Any] | None = None,
     ) -> NDArray[np.uint8]:
         """Images.

@@ -106,6 +106,7 @@ def made(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Plac
         assert register(store, TRAINING, "training", RegisterSettings(name="digits"), open_reporter(job)) is None
     registry = Registry(f"sqlite:///{root}/mlflow.db")
     registry.set_alias("digits", "champion", 1)
+    assert not (Path.cwd() / "mlruns").exists(), "artifacts lie beside the database"
     return Place(root, registry.run_id("tests", "training"))
 
 
@@ -264,7 +265,7 @@ def test_a_run_of_another_store_says_where_its_checkpoint_lies(
     tags = {"kind": "training", "sigmasweep.training": "far-01234567", "sigmasweep.store": "s3://far/store"}
     with reporter.run("far", "far-01234567", tags):
         pass
-    assert reporter.flush(60)
+    assert reporter.flush(120)
     assert place.generate(f"runs:/{place.registry.run_id('tests', 'far')}") == 2
     assert (
         "lies in s3://far/store: set store, or write s3://far/store/checkpoints/far-01234567" in capsys.readouterr().err
@@ -378,7 +379,7 @@ def test_words_that_mlflow_keeps_for_itself_are_no_alias() -> None:
 
 def test_three_lines_of_the_docs_sample_from_a_model_with_the_tracker_alone(place: Place, tmp_path: Path) -> None:
     [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "registry.md").read_text(), re.DOTALL)
-    assert len(lines.strip().splitlines()) == 3
+    assert len([line for line in lines.splitlines() if line.strip()]) == 3
     sampler = "{solver: {kind: euler}, timesteps: {kind: edm, num_steps: 3}}"
     more = f"""
 import numpy
@@ -397,7 +398,7 @@ numpy.save("few.npy", model.predict([0, 1], params={{"sampler": "{sampler}"}}))
     from PIL import Image
 
     [folder] = (tmp_path / "png").iterdir()
-    ours = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())])
+    ours = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))])
     assert np.abs(ours.astype(int) - images[:, 0].astype(int)).max() <= 1
 
 

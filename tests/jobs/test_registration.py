@@ -63,7 +63,6 @@ def test_a_tracker_that_is_away_loses_no_training_and_the_same_command_registers
     assert len(snapshots) == 1
 
     server.start()
-    monkeypatch.setattr(MlflowReporter.flush, "__defaults__", (60.0,))
     monkeypatch.setattr("pipeline.engine.training._own", lambda *_: begun.append(1))
     for _ in range(2):
         assert run(root, server.uri) == 0
@@ -87,7 +86,6 @@ def test_a_training_that_goes_on_is_the_next_version(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(MlflowReporter.flush, "__defaults__", (60.0,))
     model = {"register_as": "longer"}
     assert run(root, server.uri, **model) == 0
     longer = {**TRAINING["training"], "duration_kimg": 0.2}  # type: ignore[dict-item]
@@ -105,7 +103,6 @@ def test_a_training_that_another_tracker_was_told_of_gets_a_run_to_belong_to(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(MlflowReporter.flush, "__defaults__", (60.0,))
     assert run(root, f"sqlite:///{root}/first.db", register_as=None) == 0
     assert run(root, server.uri, register_as="moved") == 0
     registry = Registry(server.uri)
