@@ -44,7 +44,12 @@ class SampledModel(PythonModel):  # type: ignore[misc]
         self._weights = weights_bytes(next(iter(found.weights.values())))
         self._denoisers: dict[str, Denoiser] = {}
 
-    def predict(self, context: Any, model_input: Any, params: Mapping[str, Any] | None = None) -> NDArray[np.uint8]:
+    def predict(
+        self,
+        context: Any,
+        model_input: np.ndarray,  # any other hint, or none, has MLflow warn of it
+        params: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.uint8]:
         """Images.
 
         Args:

@@ -17,6 +17,7 @@ from pipeline.training.importing.own_folder import CONFIG, is_own, read_json
 from pipeline.training.importing.recognise import recognise
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import (
+    COPIED_FROM,
     ROOT,
     CheckpointRef,
     Snapshot,
@@ -69,6 +70,9 @@ def copy_snapshot(source: Store, ref: CheckpointRef, target: Store) -> Snapshot:
         CheckpointError: it is not there, or damaged.
         StoreError: a store cannot be read or written.
     """
+    if is_rebuilt(ref.ema):
+        problem = f"weights {ref.ema!r} are rebuilt in the store of their training: export or register them there"
+        raise CheckpointError(f"{source.title}: {ref.training}", problem)
     snapshot = find_snapshot(source, ref)
     found = find_equal(target, snapshot.training, snapshot.num_images, snapshot.weights_sha256, snapshot.model_digest)
     if found is not None:
@@ -77,7 +81,7 @@ def copy_snapshot(source: Store, ref: CheckpointRef, target: Store) -> Snapshot:
     blobs = {blob_name(snapshot.weights): read_weights(source, snapshot)}
     for name in names:
         blobs[blob_name(name)] = source.blob(snapshot.manifest, blob_name(name))
-    meta = {**snapshot.manifest.meta, "copied_from": source.address(snapshot.manifest.key)}
+    meta = {**snapshot.manifest.meta, COPIED_FROM: f"{source.title}: {snapshot.title}"}
     return _commit(target, snapshot.training, snapshot.num_images, snapshot.model, blobs, meta)
 
 
@@ -107,6 +111,7 @@ def copy_exported(folder: Path, target: Store, training: str = "", expected: tup
     if there is not None:
         return there
     meta: dict[str, Any] = {"settings": {"kind": "imported", "origin": found.origin}, "dataset": dict(found.dataset)}
+    meta[COPIED_FROM] = f"a folder: {found.origin}"
     if found.licence is not None:
         meta["licence"] = found.licence
     return _commit(target, name, found.num_images, found.model, blobs, meta)
@@ -133,5 +138,9 @@ def _manifests(store: Store, folder: str, num_images: int) -> Iterator[Manifest]
             yield manifest
 
 
+def is_rebuilt(weights: str | None) -> bool:
+    return (weights or "").startswith("posthoc-")
+
+
 def _is_kept(snapshot: Snapshot) -> bool:
-    return snapshot.weights.startswith("posthoc-") and snapshot.manifest.meta.get("kind") == "snapshot"
+    return is_rebuilt(snapshot.weights) and snapshot.manifest.meta.get("kind") == "snapshot"

@@ -26,6 +26,7 @@ from pipeline.training.settings import ModelSpec
 
 ROOT = "checkpoints"
 LATEST = "latest"
+COPIED_FROM = "copied_from"  # in the meta of a snapshot that is a copy of one that lies elsewhere
 _SUFFIX = ".safetensors"
 logger = logging.getLogger("pipeline.training")
 
@@ -157,6 +158,9 @@ def _find_rebuilt(store: Store, training: str, moments: list[int], std: float) -
     manifests, model = [manifest for manifest, _ in found], found[-1][1]
     num_images, name = moments[-1], posthoc.posthoc_name(std)
     where = f"{training}@{num_images}"
+    if COPIED_FROM in manifests[-1].meta:
+        problem = f"is a copy of one snapshot, and weights {name!r} are made of all of a training's"
+        raise CheckpointError(where, f"{problem}: use the store of the training, or export or register them there")
     recipe = posthoc.Recipe(where, manifests, std)
     made_of = {"revision": posthoc.REVISION, "std": std, "sources": recipe.sources}
     key = f"{ROOT}/{training}/posthoc/{num_images:012d}-{std:g}-{digest(made_of)[:8]}"

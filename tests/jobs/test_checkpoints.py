@@ -175,6 +175,8 @@ def test_a_store_that_never_saw_the_training_gets_it_from_the_tracker_alone(
     snapshot = find_snapshot(fresh, CheckpointRef(copy))
     assert snapshot.weights_sha256 == find_snapshot(place.store, CheckpointRef(TRAINING, 1000)).weights_sha256
     assert dict(snapshot.dataset) == {"name": "mnist", "digest": "0"}
+    assert place.generate({"training": "models:/digits/1", "ema": "posthoc-0.1"}, store="fresh") == 2
+    assert "is a copy of one snapshot" in capsys.readouterr().err
     before = fresh.keys("checkpoints")
     assert place.generate("models:/digits/1", store="fresh") == 0
     assert told(capsys.readouterr().out) == (0, digest)
@@ -243,6 +245,7 @@ def test_files_that_are_not_what_was_registered_are_refused(
         ),
         ("/nowhere/checkpoints/digits", "no such training in /nowhere (there are: none)"),
         (f"{TRAINING}@1500", "has no snapshot at 1500 images"),
+        ("/nowhere/checkpoints/digits@7/posthoc-0.1", "are rebuilt in the store of their training"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_one_sentence(
@@ -331,6 +334,23 @@ def test_an_import_is_registered_and_its_licence_stands_with_the_version(
     assert place.registry.of_run(f"runs:/{version.run_id}").name == version.title
     assert place.generate("models:/imports", store="fresh") == 0
     assert "licence of the weights" in capsys.readouterr().out, "it goes with the weights"
+
+
+def test_rebuilt_weights_are_registered_as_they_are(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    job = Job(store=f"{place.root}/store", tracking_uri=place.tracking_uri, experiment="tests")
+    wide = Store(place.root / "wide")
+    for at in (1000, 2000):
+        weights = {f"power-{std}": state(at + number) for number, std in enumerate((0.05, 0.1))}
+        commit_snapshot(wide, "wide-01234567", at, MODEL, weights, {"settings": {}, "dataset": {}})
+    settings = RegisterSettings(name="wide", ema="posthoc-0.07")
+    assert register(wide, "wide-01234567", "training", settings, open_reporter(job)) is None
+    assert place.generate({"training": "wide", "ema": "posthoc-0.07"}, store="wide") == 0
+    _, digest = told(capsys.readouterr().out)
+    assert place.generate("models:/wide", store="wide") == 0
+    assert told(capsys.readouterr().out) == (0, digest)
+    for count in (4, 0):
+        assert place.generate("models:/wide", store="fresh") == 0
+        assert told(capsys.readouterr().out) == (count, digest)
 
 
 def test_an_alias_moves_to_a_newer_version_and_never_back(place: Place) -> None:

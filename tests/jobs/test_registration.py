@@ -99,6 +99,7 @@ def test_a_training_that_goes_on_is_the_next_version(
     assert first.run_id == second.run_id
 
 
+@pytest.mark.slow
 def test_a_training_that_another_tracker_was_told_of_gets_a_run_to_belong_to(
     server: Server,
     root: Path,
