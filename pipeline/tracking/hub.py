@@ -85,7 +85,9 @@ class Hub:
         waiting = [(path, path.stat().st_size) for path in there]
         next_look = 0.0
         while waiting := [(path, size) for path, size in waiting if not _is_sent(path, size)]:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._denial().get("started_by") == os.getpid():
+                self._do(self._listen)  # the reason first
+                self.settle(1.0)
                 self._warn_unsent(len(waiting))
                 return False
             if time.monotonic() > next_look:
@@ -185,7 +187,7 @@ class Hub:
             os.close(descriptor)  # the sender is just looking
 
     def _ensure_sender(self) -> None:
-        if self._is_denied():
+        if self._denial():
             return
         descriptor = os.open(self.folder.path / "sender.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -194,7 +196,8 @@ class Hub:
         finally:
             os.close(descriptor)
         root = artifact_root(self.tracking_uri)
-        settings = SenderSettings(self.tracking_uri, self._experiment, root, str(self.folder.path.absolute()))
+        folder = str(self.folder.path.absolute())
+        settings = SenderSettings(self.tracking_uri, self._experiment, root, folder, os.getpid())
         subprocess.run(  # it detaches itself: this waits for the start only. The address may hold a password: no argv
             [sys.executable, "-P", "-m", "pipeline.tracking.sender"],
             input=json.dumps(asdict(settings)).encode(),
@@ -206,11 +209,12 @@ class Hub:
             check=False,
         )
 
-    def _is_denied(self) -> bool:
-        """Whether a sender was sent away a moment ago, for its user or password."""
+    def _denial(self) -> Mapping[str, Any]:
+        """What a sender told that was sent away a moment ago, for its user or password; empty if none was."""
         status = read_json(self.folder.status)
         told = int(status.get("time", 0))
-        return bool(status.get("denied")) and told >= self._fresh and now_ms() - told < 1000 * DENIED_SECONDS
+        is_new = told >= self._fresh and now_ms() - told < 1000 * DENIED_SECONDS
+        return status if status.get("denied") and is_new else {}
 
     def _listen(self) -> None:
         """Says what the sender has met, once each."""

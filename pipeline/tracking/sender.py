@@ -48,6 +48,7 @@ class SenderSettings:
     experiment: str
     artifact_root: str
     folder: str
+    started_by: int = 0  # the process whose user and password it has
 
 
 class Sender:
@@ -152,6 +153,7 @@ class Sender:
         status: dict[str, object] = {
             "problem": redacted(problem, self._settings.tracking_uri),
             "denied": denied,
+            "started_by": self._settings.started_by,
             "experiment_id": self._experiment_id,
             "said": [redacted(line, self._settings.tracking_uri) for line in self._said.lines],
         }

@@ -24,7 +24,7 @@ def test_a_wrong_password_is_one_sentence_and_the_right_one_sends_all(
     right_uri, right = (
         (team.uri_of("jobs", JOBS), environment()) if in_address else (team.uri, environment("jobs", JOBS))
     )
-    refused = MlflowReporter(wrong_uri, "digits", str(tmp_path / "spool"), flush_timeout=5)
+    refused = MlflowReporter(wrong_uri, "digits", str(tmp_path / "spool"), flush_timeout=60)
     before = team.log.read_text().count(" 401 ")
     started = time.monotonic()
     sent, said = outcome(job(refused, number, tmp_path, wrong, steps=50, pause=0.1))
@@ -48,7 +48,7 @@ def test_a_wrong_password_is_one_sentence_and_the_right_one_sends_all(
 
 
 def test_missing_credentials_name_the_variables(team: TeamServer, tmp_path: Path) -> None:
-    reporter = MlflowReporter(team.uri, "digits", str(tmp_path / "spool"), flush_timeout=8)
+    reporter = MlflowReporter(team.uri, "digits", str(tmp_path / "spool"), flush_timeout=60)
     sent, said = outcome(job(reporter, 40, tmp_path, environment(), steps=5))
     assert not sent
     told = "asks for a user and a password (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. The work"
@@ -58,7 +58,7 @@ def test_missing_credentials_name_the_variables(team: TeamServer, tmp_path: Path
 
 def test_a_job_with_the_right_password_is_not_held_up_by_one_with_a_wrong_one(team: TeamServer, tmp_path: Path) -> None:
     """Both on one machine, so with one spool."""
-    reporter = MlflowReporter(team.uri, "digits", str(tmp_path / "spool"), flush_timeout=2)
+    reporter = MlflowReporter(team.uri, "digits", str(tmp_path / "spool"), flush_timeout=60)
     wrong = job(reporter, 50, tmp_path, environment("jobs", "not-the-password"), steps=150, pause=0.1)
     time.sleep(5)
     patient = replace(reporter, flush_timeout=60)

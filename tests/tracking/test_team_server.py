@@ -59,7 +59,7 @@ def test_who_may_only_read_changes_nothing(team: TeamServer, tmp_path: Path) -> 
         with pytest.raises(Exception) as refused:
             write()
         assert verdict(refused.value) == "denied"
-    reporter = MlflowReporter(team.uri_of("reader", READER), "owned", str(tmp_path / "spool"), flush_timeout=8)
+    reporter = MlflowReporter(team.uri_of("reader", READER), "owned", str(tmp_path / "spool"), flush_timeout=60)
     sent, said = outcome(job(reporter, 60, tmp_path, environment(), steps=5))
     assert not sent
     told = "user 'reader' may not write to the experiment 'owned' (403): have EDIT granted on it. The work goes on"
