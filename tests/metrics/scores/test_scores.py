@@ -28,7 +28,8 @@ each = pytest.mark.parametrize("score", SCORES, ids=lambda score: score.kind)
 
 @each
 def test_every_number_has_an_interval_and_says_of_what_or_says_why_it_has_none(score: Score) -> None:
-    found = measured(score, full(120), full(150, seed=1))
+    reference = replace(full(150, seed=1), held_out=full(90, seed=2).features)
+    found = measured(score, full(120), reference)
     assert set(found.values) == {number.key for number in score.numbers}
     for number in score.numbers:
         estimate = found.values[number.key]
