@@ -128,7 +128,7 @@ def run(root: Path, minutes: float) -> dict[str, Any]:
 
 def _play(trial: Trial, path: Path) -> datetime:
     ray = trial.start_ray()
-    time.sleep(15)
+    time.sleep(25)
     service = trial.serve(path)
     begin = datetime.now(UTC)
     step = timedelta(minutes=trial.minutes)
