@@ -119,7 +119,7 @@ def judge(new: Sequence[Measured], old: Sequence[Measured], margin: Margin) -> J
     if worse:
         return Judgement("regression", "; ".join(_sentence(change, margin, len(pairs)) for change in worse), changes)
     if any(change.beyond > 0 for change in changes):
-        why = "a distance is larger by more than the margin, which may be chance: no alarm, and no measure for later slots"
+        why = "a distance is larger by more than the margin, which may be chance: later slots are compared with others"
         return Judgement("doubtful", why, changes)
     return Judgement("good", "no distance is larger by more than the margin, as far as the images tell", changes)
 
