@@ -189,7 +189,8 @@ def _report(trial: Trial, begin: datetime, got: list[Any]) -> dict[str, Any]:
 
     entries = history(Store(trial.root / "store"), NAME)
     end = datetime.now(UTC)
-    due = [instant.isoformat() for instant in Cron("* * * * *").between(begin, end)]
+    since = trial.ledger().since or begin
+    due = [instant.isoformat() for instant in Cron("* * * * *").between(since, end)]
     client = MlflowClient(f"sqlite:///{trial.root}/mlflow.db")
     [experiment] = client.search_experiments(filter_string="name = 'tests'")
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'slot'")

@@ -11,7 +11,7 @@ from pipeline.config.settings import PrepareJob, TrainJob
 
 MODEL = "digits"
 KIMG = 20.0  # of the recipe
-WORSE_KIMG = 2.0
+WORSE_KIMG = 0.5
 
 
 def config(root: Path, name: str = "nightly", **changes: Any) -> Path:
