@@ -27,7 +27,7 @@ from scipy.special import ndtr, ndtri
 from pipeline.engine.slot_result import Measured
 from pipeline.metrics.uncertainty import QUANTILE, within
 
-Verdict = Literal["first", "good", "regression"]
+Verdict = Literal["first", "good", "doubtful", "regression"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class Judgement:
     """Of a slot.
 
     Args:
-        verdict: `first` where there is nothing to compare it with.
+        verdict: `first` where there is nothing to compare it with; `doubtful` where a distance lies beyond the margin,
+            and the images are too few to be sure: no alarm, but later slots are not compared with this one, or a
+            regression that was missed once would be the measure of all that come.
         why: in words, for whoever reads the alarm.
         changes: one a setting that could be compared.
     """
@@ -116,6 +118,9 @@ def judge(new: Sequence[Measured], old: Sequence[Measured], margin: Margin) -> J
     worse = [change for change in changes if change.p < margin.level / len(pairs)]
     if worse:
         return Judgement("regression", "; ".join(_sentence(change, margin, len(pairs)) for change in worse), changes)
+    if any(change.beyond > 0 for change in changes):
+        why = "a distance is larger by more than the margin, which may be chance: later slots are compared with others"
+        return Judgement("doubtful", why, changes)
     return Judgement("good", "no distance is larger by more than the margin, as far as the images tell", changes)
 
 

@@ -53,7 +53,7 @@ def decide(
         now: by the clock of whoever fires.
         asked: the slot that somebody asked for by name: it is done, however late it is.
     """
-    wanted = _wanted(slots, ledger.begun, catch_up, now) | ({asked} & set(slots))
+    wanted = _wanted(slots, ledger.begun, catch_up, now) | {instant for instant in slots if instant == asked}
     return [Decision(instant, _reason(instant, wanted, ledger, catch_up)) for instant in slots]
 
 

@@ -68,7 +68,7 @@ def result_of(
     old = [] if before is None else measured_at(store, slot.schedule, before)
     judgement = judge(measured, old, margin)
     new_champion = None
-    if champion is not None and judgement.verdict != "regression":
+    if champion is not None and judgement.verdict in ("first", "good"):
         new_champion = _new_champion(store, slot, measured, pinned, margin, champion)
     content = {
         "verdict": judgement.verdict,

@@ -25,7 +25,7 @@ class Entry:
     Args:
         slot: its instant, ISO, UTC.
         state: `begun` is at work, or was cut off.
-        verdict: `first`, `good`, `regression`; empty of a slot without result.
+        verdict: `first`, `good`, `doubtful`, `regression`; empty of a slot without result.
         version: of the model, or which checkpoint.
         setting: its name.
         title: what the distance is called.
@@ -193,7 +193,7 @@ def _note(entry: Entry) -> str:
 
 
 def last_good(store: Store, schedule: str, before: datetime, version: str | None = None) -> datetime | None:
-    """The newest slot before an instant that has a result and raised no alarm.
+    """The newest slot before an instant whose verdict is `good`, or `first`.
 
     Args:
         version: it benchmarked this one.
@@ -204,7 +204,7 @@ def last_good(store: Store, schedule: str, before: datetime, version: str | None
             outcome = slots.read_outcome(store, Slot(schedule, instant))
         except StoreError:  # damaged: the one before it will do
             continue
-        if outcome is None or outcome["state"] != "done" or outcome["verdict"] == "regression":
+        if outcome is None or outcome["state"] != "done" or outcome["verdict"] not in ("first", "good"):
             continue
         if version is None or outcome["version"] == version:
             return instant

@@ -14,6 +14,7 @@ schedule's name: no clock of any machine takes part. One listing tells the state
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -67,10 +68,9 @@ def slot_of(schedule: str, text: str) -> Slot:
     Raises:
         SettingsError: it is no instant, or does not say its offset from UTC.
     """
-    try:
+    instant: datetime | None = None
+    with suppress(ValueError):
         instant = datetime.fromisoformat(text)
-    except ValueError:
-        instant = None
     if instant is None or instant.tzinfo is None:
         raise SettingsError(
             "--slot", f"must be an instant with its offset, such as 2026-11-26T02:00:00+00:00 (got {text!r})"

@@ -19,7 +19,7 @@ SENT = "sent"
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would make a GET without the alarm of it."""
 
-    def redirect_request(self, *arguments: Any) -> None:
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
         return None
 
 

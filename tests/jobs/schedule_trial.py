@@ -128,7 +128,7 @@ def run(root: Path, minutes: float) -> dict[str, Any]:
 
 def _play(trial: Trial, path: Path) -> datetime:
     ray = trial.start_ray()
-    time.sleep(15)
+    time.sleep(25)
     service = trial.serve(path)
     begin = datetime.now(UTC)
     step = timedelta(minutes=trial.minutes)
@@ -189,7 +189,8 @@ def _report(trial: Trial, begin: datetime, got: list[Any]) -> dict[str, Any]:
 
     entries = history(Store(trial.root / "store"), NAME)
     end = datetime.now(UTC)
-    due = [instant.isoformat() for instant in Cron("* * * * *").between(begin, end)]
+    since = trial.ledger().since or begin
+    due = [instant.isoformat() for instant in Cron("* * * * *").between(since, end)]
     client = MlflowClient(f"sqlite:///{trial.root}/mlflow.db")
     [experiment] = client.search_experiments(filter_string="name = 'tests'")
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'slot'")

@@ -11,7 +11,7 @@ from pipeline.config.settings import PrepareJob, TrainJob
 
 MODEL = "digits"
 KIMG = 20.0  # of the recipe
-WORSE_KIMG = 2.0
+WORSE_KIMG = 0.5
 
 
 def config(root: Path, name: str = "nightly", **changes: Any) -> Path:
@@ -68,7 +68,10 @@ def train_version(root: Path, seed: int, kimg: float = KIMG, register: bool = Tr
 
 def _run(model: Any, job: Any, path: Path, content: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content))
-    assert cli.run(model, job, None, argv=[str(path)]) == 0, path
+    codes = []
+    while codes[-1:] != [0]:  # a busy machine makes MLflow's database late: the same command goes on
+        codes.append(cli.run(model, job, None, argv=[str(path)]))
+        assert len(codes) < 5, (path, codes)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def test_each_slot_benchmarks_the_newest_version_and_a_worse_one_raises_the_alar
     path = config(root, alarm={"webhook_from": "HOOK"})
     with server([200]) as (url, got):
         monkeypatch.setenv("HOOK", url)
-        train_version(root, 1, 2 * WORSE_KIMG)
+        train_version(root, 1, 4 * WORSE_KIMG)
         assert fire(path, iso(1)) == 0
         assert (outcome(root, "nightly", iso(1))["verdict"], champion(root)) == ("first", 1)
         train_version(root, 2)
