@@ -5,6 +5,7 @@ import sys
 
 from jobs import cli
 from jobs.context import checked_points, cost, engine_actors, engine_seeds, measures_of, namespace, open_store, tracked
+from jobs.screen import print_addresses
 from pipeline.config.load import load, read
 from pipeline.config.settings import BenchmarkJob, ComparedSettings, CompareJob, EvaluateJob
 from pipeline.data.dry_store import DryStore
@@ -13,6 +14,7 @@ from pipeline.engine.comparison import Compared, chosen, compare_two, comparison
 from pipeline.engine.evaluation import Evaluation, evaluate
 from pipeline.engine.generation import generate
 from pipeline.engine.session import session
+from pipeline.tracking.views import comparison_view
 
 
 def main(settings: CompareJob) -> None:
@@ -24,11 +26,15 @@ def main(settings: CompareJob) -> None:
         tags = {"kind": "comparison", "protocol": one.protocol.label(), "compared_with": two.name}
         key = digest({"samples": [one.samples_digest, two.samples_digest], "protocol": one.protocol.digest})
         title = one.protocol.distance
+        table, view = comparison_table(found, title, chosen=False), comparison_view()
         with reporter.run(key, name, tags) as run:
+            run.view(view)
+            run.note(f"{table}\n\n{_sentence(found[0], title)}")
             run.text(cli.resolved_yaml(settings), "settings.yaml")
-            run.text(comparison_table(found, title, chosen=False), "comparison.md")
+            run.text(table, "comparison.md")
             run.metrics(found[0].metrics("fid" if title == "FID" else "fd"))
-    print(f"\n{comparison_table(found, title, chosen=False)}\n- {one.protocol.label()}\n\n{_sentence(found[0], title)}")
+    print(f"\n{table}\n- {one.protocol.label()}\n\n{_sentence(found[0], title)}")
+    print_addresses(reporter, reporter.addresses(view))
 
 
 def _settings(side: ComparedSettings) -> EvaluateJob | BenchmarkJob:

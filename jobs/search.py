@@ -9,13 +9,13 @@ from PIL import Image
 
 from jobs import cli
 from jobs.context import engine_actors, measures_of, open_store, point_of, tracked
-from jobs.report import report_folder, write_report
+from jobs.report import report_folder, summary_key, write_report
+from jobs.screen import note, print_addresses
 from pipeline.config.search import SearchJob, SearchSettings
 from pipeline.config.space import one_by_one
 from pipeline.data.dataset import Dataset
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
-from pipeline.digests import digest
 from pipeline.engine.generation import find_settings
 from pipeline.engine.placement import place
 from pipeline.engine.search import Search
@@ -27,6 +27,7 @@ from pipeline.reporting import Reporter
 from pipeline.tracking.figures import Point as Mark
 from pipeline.tracking.figures import pixels, quality_against_cost
 from pipeline.tracking.mlflow_reporter import MlflowReporter
+from pipeline.tracking.views import search_view
 
 
 def main(settings: SearchJob) -> None:
@@ -72,8 +73,11 @@ def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: Mlfl
     text = f"{result.table()}\n\n" + "\n".join(f"- {line}" for line in result.summary())
     figure = search_figure(result)
     report = write_report(store, result.digest, report_folder(settings.store, settings.out, result.name))
-    tags = {"kind": "search_summary", "search": result.name}
-    with reporter.run(digest({"search": result.name, "state": result.digest}), result.name, tags) as run:
+    tags, view = {"kind": "search_summary", "search": result.name}, search_view(result.name)
+    key = summary_key(result.name, result.digest)
+    with reporter.run(key, result.name, tags) as run:
+        run.view(view)
+        run.note(note(text, reporter.addresses(view), "front.md"))
         run.text(cli.resolved_yaml(settings), "settings.yaml")
         run.text(text, "front.md")
         run.text(result.to_json(), "trials.json")
@@ -93,7 +97,7 @@ def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: Mlfl
             Image.fromarray(result.final.picture).save(folder / "comparison.png")
     print(f"\n{text}\n\nReport: {report}")
     reporter.flush()
-    print(f"Runs: {reporter.link({'kind': 'search', 'search': result.name})}")
+    print_addresses(reporter, reporter.addresses(view, report=key))
 
 
 def search_figure(result: SearchResult) -> bytes:

@@ -99,6 +99,17 @@ class BenchmarkResult:
         return classes_csv(self.classes)
 
     @property
+    def metric(self) -> str:
+        """What the distance that ranks is called in the tracker."""
+        return _metric(self.protocol)
+
+    @property
+    def run_keys(self) -> tuple[str, ...]:
+        """Of the settings' runs in the tracker, the best setting first."""
+        ranked = sorted(self.rows, key=lambda row: row.distance)
+        return tuple(run_key(self.name, row.samples_digest, self.protocol) for row in ranked)
+
+    @property
     def digest(self) -> str:
         """Names the benchmark and its record: other images or another protocol under the same name are another one."""
         return digest({"benchmark": self.name, "rows": [[row.samples_digest, row.protocol] for row in self.rows]})
@@ -209,7 +220,9 @@ class _Teller:
         if self.converged is not None:
             self.trajectories[result.point.name] = self.converged.error_of(result.point, result.samples_digest)
         with self._run(result) as run:
-            run.params(point_params(result, self.seeds, self.execution))
+            run.params({"point": point_summary(result), **point_params(result, self.seeds, self.execution)})
+            reference = self.measures[0].reference
+            run.dataset(reference.title, reference.digest, "reference", {"images": reference.count})
             run.metrics(self._metrics(result, found), step=round(result.nfe))
             run.metrics(trajectory_metrics(self.trajectories.get(result.point.name)), step=round(result.nfe))
             run.image("samples", image_grid(images, GRID_COLUMNS))
@@ -235,7 +248,7 @@ class _Teller:
         return found
 
     def _title(self, result: PointResult) -> str:
-        return "fid" if self.evaluations[result.point.name][0].protocol.distance == FID else "fd"
+        return _metric(self.evaluations[result.point.name][0].protocol)
 
     def rows(self, results: Sequence[PointResult], timings: Sequence[Timing | None]) -> list[Row]:
         """In the order of the results."""
@@ -259,8 +272,8 @@ class _Teller:
             "extractor": self.measures[0].plan.distance_name,
             "dataset": self.measures[0].reference.title,
         }
-        key = {"benchmark": self.name, "samples": result.samples_digest, "protocol": protocol.digest}
-        return self.reporter.run(digest(key), result.point.name, tags)
+        key = run_key(self.name, result.samples_digest, protocol)
+        return self.reporter.run(key, result.point.name, tags)
 
     def _metrics(self, result: PointResult, found: Sequence[Evaluation]) -> dict[str, float]:
         first = found[0]
@@ -354,8 +367,28 @@ def licence_notes(results: Sequence[PointResult]) -> list[str]:
     return [f"licence of the weights {title}: {licence}" for title, licence in told.items() if licence is not None]
 
 
+def run_key(benchmark: str, samples: str, protocol: EvaluationProtocol) -> str:
+    """What makes the run of a setting the same run: the benchmark's name and everything that its numbers depend on."""
+    return digest({"benchmark": benchmark, "samples": samples, "protocol": protocol.digest})
+
+
+def _metric(protocol: EvaluationProtocol) -> str:
+    return "fid" if protocol.distance == FID else "fd"
+
+
 def _snapshots(result: PointResult) -> tuple[Snapshot, ...]:
     return (result.snapshot,) if result.guide is None else (result.snapshot, result.guide)
+
+
+def point_summary(result: PointResult) -> dict[str, str]:
+    """The setting in three words, for columns and axes."""
+    sampler = result.point.sampler
+    steps = steps_of(sampler.timesteps)
+    return {
+        "nfe": f"{result.nfe:g}",
+        "solver": solver_title(sampler),
+        "steps": "adaptive" if steps is None else str(steps),
+    }
 
 
 def point_params(result: PointResult, seeds: Seeds, execution: Execution) -> dict[str, Any]:

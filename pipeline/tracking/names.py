@@ -70,6 +70,13 @@ DATASET = "dataset"
 EXTRACTOR = "extractor"
 LICENCE = "licence"  # of imported weights
 
+PARETO = "pareto"  # yes, or no
+NOTE = "mlflow.note.content"  # MLflow's: the description, in Markdown
+
+# -- params that stand for a setting where there is little room: in columns and on axes; they sort before `sampler.` --
+
+POINT_NFE, POINT_SOLVER, POINT_STEPS = "point.nfe", "point.solver", "point.steps"
+
 # -- artifacts -----------------------------------------------------------------------------------------------------
 
 SETTINGS_FILE = "settings.yaml"  # the resolved settings, whole

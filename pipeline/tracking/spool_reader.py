@@ -17,6 +17,8 @@ _FIELDS = {
     "image": {"ts", "step", "name", "attachment"},
     "text": {"name", "attachment"},
     "file": {"name", "attachment"},
+    "dataset": {"values"},
+    "view": {"key", "value"},
     "end": {"ts", "status"},
 }
 
