@@ -1,0 +1,158 @@
+"""Saved views and addresses: what is written into the experiment, and that MLflow's own page understands it."""
+
+import json
+import logging
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from jobs.screen import note
+from pipeline.tracking import links, names
+from pipeline.tracking.client import EXPERIMENT_NOTE, MAX_VIEWS, TrackingClient
+from pipeline.tracking.hub import Hub
+from pipeline.tracking.mlflow_reporter import MlflowReporter
+from pipeline.tracking.views import VIEW_TAG, View, benchmark_view, search_view, where
+from tests.browser import chromium
+from tests.tracking.conftest import EXPERIMENT, Server
+from tests.tracking.test_delivery import DirectHub, runs, send, start
+
+VIEW = benchmark_view("solvers", names.FD, ["accuracy"])
+
+
+@pytest.fixture
+def hub(client: TrackingClient, tmp_path: Path) -> Hub:
+    return DirectHub(client.mlflow._tracking_client.tracking_uri, EXPERIMENT, str(tmp_path / "spool"))
+
+
+def tell(client: TrackingClient, hub: Hub, view: View) -> None:
+    with start(hub) as run:
+        run.view(view)
+    send(client, hub.folder)
+
+
+def tags(client: TrackingClient) -> dict[str, str]:
+    return dict(client.mlflow.get_experiment(client.experiment_id()).tags)
+
+
+def test_a_view_is_saved_in_the_experiment_which_gets_a_description(client: TrackingClient, hub: Hub) -> None:
+    tell(client, hub, VIEW)
+    saved = json.loads(tags(client)[VIEW_TAG + VIEW.key])
+    assert saved["name"] == "solvers"
+    assert json.loads(saved["state"])["orderByKey"] == "metrics.`fd`"
+    assert tags(client)[names.NOTE] == EXPERIMENT_NOTE
+
+
+def test_the_next_benchmark_of_the_name_renews_its_view_but_not_one_that_a_person_changed(
+    client: TrackingClient, hub: Hub
+) -> None:
+    tell(client, hub, VIEW)
+    tell(client, hub, benchmark_view("solvers", names.FID))
+    saved = json.loads(tags(client)[VIEW_TAG + VIEW.key])
+    assert json.loads(saved["state"])["orderByKey"] == "metrics.`fid`"
+    changed = json.dumps({**saved, "updatedAt": saved["createdAt"] + 1})  # as the page does
+    client.mlflow.set_experiment_tag(client.experiment_id(), VIEW_TAG + VIEW.key, changed)
+    client.mlflow.set_experiment_tag(client.experiment_id(), names.NOTE, "ours")
+    tell(client, hub, VIEW)
+    assert tags(client)[VIEW_TAG + VIEW.key] == changed
+    assert tags(client)[names.NOTE] == "ours"
+
+
+def test_views_do_not_pile_up_and_those_of_people_stay(client: TrackingClient) -> None:
+    def saved(number: int) -> str:
+        return json.dumps({"name": str(number), "createdAt": number, "updatedAt": number, "state": "{}"})
+
+    client.mlflow.set_experiment_tag(client.experiment_id(), f"{VIEW_TAG}mine", saved(0))
+    for number in range(MAX_VIEWS + 2):
+        client.save_view(f"sigmasweep-{number}", saved(number))
+    kept = {key.removeprefix(VIEW_TAG) for key in tags(client) if key.startswith(VIEW_TAG)}
+    assert kept == {"mine", *(f"sigmasweep-{number}" for number in range(2, MAX_VIEWS + 2))}
+
+
+def test_a_data_set_is_an_input_of_the_run_once(client: TrackingClient, hub: Hub) -> None:
+    for _ in range(2):
+        with start(hub) as run:
+            run.dataset("digits", "ab936602c9a13a5edfaa8ec1466d7a49", "reference", {"images": 3500})
+        send(client, hub.folder)
+    (run,) = runs(client)
+    (found,) = run.inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("digits", "ab936602c9a13a5edfaa8ec1466d7a49")
+    assert json.loads(found.dataset.profile) == {"images": 3500}
+    assert {tag.key: tag.value for tag in found.tags} == {"mlflow.data.context": "reference"}
+
+
+def test_a_server_that_refuses_a_view_costs_nothing_else(
+    client: TrackingClient, hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = View("x" * 30_000, {"kind": "sampler"}, ["metrics.fd"])
+    with caplog.at_level(logging.WARNING), start(hub) as run:
+        run.view(long)
+        run.metrics({"fd": 1.0})
+    send(client, hub.folder)
+    (found,) = runs(client)
+    assert found.data.metrics == {"fd": 1.0}
+    assert "refuses a view" in caplog.text
+
+
+def test_one_name_has_one_view_whatever_is_shown_of_it() -> None:
+    assert benchmark_view("a", "fd").key == benchmark_view("a", "fid", ["seconds"]).key
+    assert len({benchmark_view("a", "fd").key, benchmark_view("b", "fd").key, search_view("a").key}) == 3
+
+
+def test_a_name_with_a_quote_is_found_by_mlflow(client: TrackingClient, hub: Hub) -> None:
+    wanted = {"benchmark": "Karras' own", "kind": "sampler"}
+    with start(hub, **wanted):
+        pass
+    with start(hub, "other", kind="sampler", benchmark="another"):
+        pass
+    send(client, hub.folder)
+    found = client.mlflow.search_runs([client.experiment_id()], where(wanted))
+    assert [run.data.tags["benchmark"] for run in found] == ["Karras' own"]
+
+
+def test_the_address_of_the_compare_page_is_as_the_page_parses_it() -> None:
+    address = links.side_by_side_link("http://me:secret@host:5000", "7", ["a", "b"])
+    page, _, query = address.partition("?")
+    runs, experiments, workflow = unquote(query).split("&")
+    assert page == "http://host:5000/#/compare-runs"
+    assert json.loads(runs.removeprefix("runs=")) == ["a", "b"]
+    assert json.loads(experiments.removeprefix("experiments=")) == ["7"]
+    assert workflow == "workflowType=machine_learning"
+
+
+def test_a_description_fits_a_tag_and_says_where_the_rest_is() -> None:
+    line = "| heun, num_steps=18      | 35 |"
+    short = note("\n".join([line] * 3), {"table": "http://127.0.0.1:5000/#/experiments/1/runs?a=b"}, "table.md")
+    assert short.splitlines() == [*["| heun, num_steps=18 | 35 |"] * 3, "", "[table](#/experiments/1/runs?a=b)"]
+    long = note("\n".join([line] * 400), {}, "table.md")
+    assert len(long) < names.MAX_TAG_LENGTH
+    assert long.endswith("All of it: `table.md`, among the artifacts.")
+
+
+def test_the_page_of_a_server_shows_the_view_that_was_reported_to_it(server: Server, tmp_path: Path) -> None:
+    """The short one; tests/jobs/test_screen.py looks at everything."""
+    reporter = MlflowReporter(server.uri, EXPERIMENT, str(tmp_path / "spool"), flush_timeout=60)
+    for steps, distance in ((4, 9.5), (8, 2.5), (16, 1.5)):
+        tags = {"kind": "sampler", "benchmark": "solvers"}
+        with reporter.run(f"k{steps}", f"heun, num_steps={steps}", tags) as run:
+            run.params({"point": {"solver": "heun", "steps": steps}})
+            run.metrics({"fd": distance, "nfe": 2 * steps - 1, "other": 1}, step=2 * steps - 1)
+            run.view(VIEW)
+    with reporter.run("another", "another", {"kind": "training"}):
+        pass
+    assert reporter.flush()
+    addresses = reporter.addresses(VIEW, ["k16", "k8", "k4"])
+    assert list(addresses) == ["table", "charts", "side by side"]
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.goto(addresses["table"])
+        page.get_by_text("3 matching runs").wait_for()
+        names_shown = page.locator("[col-id='attributes.`Run Name`'].ag-cell").all_inner_texts()
+        assert [name.strip() for name in names_shown] == [f"heun, num_steps={steps}" for steps in (16, 8, 4)]
+        heads = [text.strip() for text in page.locator(".ag-header-cell").all_inner_texts()]
+        assert [head for head in heads if "." in head or head in ("fd", "nfe", "other")] == [
+            "point.solver", "point.steps", "nfe", "fd",
+        ]  # fmt: skip
+        page.goto("about:blank")
+        page.goto(reporter.link({"kind": "sampler", "benchmark": "solvers"}))  # the address without a saved view
+        page.get_by_text("3 matching runs").wait_for()
