@@ -19,7 +19,7 @@ from jobs.context import (
 )
 from jobs.cost import cost_without_checkpoint
 from jobs.report import report_folder, write_report
-from jobs.screen import note, print_addresses, view_of
+from jobs.screen import colour_runs, note, print_addresses, view_of
 from pipeline.config.published import Published
 from pipeline.config.settings import BenchmarkJob, BenchmarkSettings, Job
 from pipeline.data.dry_store import DryStore
@@ -69,6 +69,7 @@ def tell(
     figure = quality_against_cost(marks, f"{result.name}: quality against NFE", y_label=f"{title} (less is better)")
     tags = {"kind": "benchmark", "benchmark": result.name, **(published.tags() if published else {})}
     view = view_of(result)
+    colour_runs(reporter, result)
     with reporter.run(result.digest, result.name, tags) as run:
         run.view(view)
         run.note(note(result.table(), reporter.addresses(view), "table.md"))

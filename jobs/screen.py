@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from pipeline.engine.benchmark import BenchmarkResult
+from pipeline.tracking.figures import series_colours
 from pipeline.tracking.links import ui_command
 from pipeline.tracking.mlflow_reporter import MlflowReporter
 from pipeline.tracking.names import MAX_TAG_LENGTH
@@ -20,6 +21,14 @@ def view_of(result: BenchmarkResult) -> View:
         *(["seconds"] if any(row.seconds_per_1000 is not None for row in rows) else []),
     ]
     return benchmark_view(result.name, result.metric, measured)
+
+
+def colour_runs(reporter: MlflowReporter, result: BenchmarkResult) -> None:
+    """The runs of one solver get one colour, that of its line in the benchmark's figure."""
+    colours = series_colours([row.solver for row in result.rows])
+    for row in result.rows:
+        with reporter.run(result.run_key(row), row.name, {}) as run:
+            run.colour(colours[row.solver])
 
 
 def print_addresses(reporter: MlflowReporter, addresses: Mapping[str, str]) -> None:

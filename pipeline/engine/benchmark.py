@@ -38,7 +38,6 @@ from pipeline.metrics.trajectory import TrajectoryError
 from pipeline.reporting import Reporter, Run
 from pipeline.training.snapshot import Snapshot, find_snapshot
 
-GRID_COLUMNS = 8  # of the picture of one setting
 MOST_PICTURES = 64  # images of the first seeds that stay, whatever is kept of the others
 
 
@@ -106,8 +105,11 @@ class BenchmarkResult:
     @property
     def run_keys(self) -> tuple[str, ...]:
         """Of the settings' runs in the tracker, the best setting first."""
-        ranked = sorted(self.rows, key=lambda row: row.distance)
-        return tuple(run_key(self.name, row.samples_digest, self.protocol) for row in ranked)
+        return tuple(self.run_key(row) for row in sorted(self.rows, key=lambda row: row.distance))
+
+    def run_key(self, row: Row) -> str:
+        """Of a setting's run in the tracker."""
+        return run_key(self.name, row.samples_digest, self.protocol)
 
     @property
     def digest(self) -> str:
@@ -225,7 +227,9 @@ class _Teller:
             run.dataset(reference.title, reference.digest, "reference", {"images": reference.count})
             run.metrics(self._metrics(result, found), step=round(result.nfe))
             run.metrics(trajectory_metrics(self.trajectories.get(result.point.name)), step=round(result.nfe))
-            run.image("samples", image_grid(images, GRID_COLUMNS))
+            run.image(
+                "samples", image_grid(images)
+            )  # about as wide as high, as the tracker's grid of pictures has its cells
             self.scores.tell(result, run)
 
     def tell_cost(self, row: Row, result: PointResult, timing: Timing | None) -> None:

@@ -160,6 +160,10 @@ class MlflowRun:
         """The description that the run's page begins with, in Markdown."""
         self.tags({names.NOTE: text})
 
+    def colour(self, colour: str) -> None:
+        """Of the run's dot in tables and charts, `#rrggbb`."""
+        self.tags({names.COLOUR: colour})
+
     def view(self, view: View) -> None:
         """Saves a view in the experiment, unless a person has changed the one that is there."""
         self._put({"op": "view", "key": view.key, "value": envelope(view, now_ms())})

@@ -71,6 +71,7 @@ EXTRACTOR = "extractor"
 LICENCE = "licence"  # of imported weights
 
 PARETO = "pareto"  # yes, or no
+COLOUR = "mlflow.runColor"  # MLflow's: of the run's dot in tables and charts
 NOTE = "mlflow.note.content"  # MLflow's: the description, in Markdown
 
 # -- params that stand for a setting where there is little room: in columns and on axes; they sort before `sampler.` --

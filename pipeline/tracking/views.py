@@ -17,8 +17,9 @@ from pipeline.tracking import names
 VIEW_TAG = "mlflow.sharedViewState."
 OURS = "sigmasweep-"  # the keys of views that jobs make begin so
 _NAME, _CREATED = "attributes.`Run Name`", "runDateAndNestInfo"
-_WIDTHS = {"metrics": 88, "params": 96, "tags": 110, "attributes": 200}  # pixels
-_NAME_WIDTH = 230
+_NAME_WIDTH = 210  # pixels, as those that follow: heads whole, and numbers to four digits
+_WIDTHS = {"metrics": 84, "params": 96, "tags": 150, "attributes": 220}
+_WIDTHS_OF = {"params.point.solver": 116, "metrics.nfe": 58, "tags.pareto": 70, "tags.state": 90}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class View:
     def state(self) -> dict[str, Any]:
         """The state of the page, in its own words."""
         columns = [_canonical(column) for column in self.columns]
-        widths = {column: _WIDTHS[column.partition(".")[0]] for column in columns}
+        widths = {_canonical(column): _width(column) for column in self.columns}
         shown = {
             "searchFilter": where(self.tags),
             "selectedColumns": columns,
@@ -64,8 +65,8 @@ class View:
         charts = self.charts()
         if not charts:
             return shown
-        sections = [_section("compare", "Compare", 2), _section("images", "The same seeds", 1)]
-        others = {**_section("others", "Model metrics", 3), "display": False, "isGenerated": True}
+        sections = [_section("compare", "Compare", 2, 400), _section("images", "The same seeds", 1, 760)]
+        others = {**_section("others", "Model metrics", 3, 360), "display": False, "isGenerated": True}
         return {
             **shown,
             "compareRunCharts": charts,
@@ -107,8 +108,9 @@ def benchmark_view(name: str, distance: str, measured: Sequence[str] = ()) -> Vi
         [
             *(f"params.{key}" for key in (names.POINT_SOLVER, names.POINT_STEPS)),
             *(f"metrics.{key}" for key in metrics),
-            *(f"tags.{key}" for key in (names.PARETO, names.CHECKPOINT)),
+            f"tags.{names.PARETO}",
             "attributes.Dataset",
+            f"tags.{names.CHECKPOINT}",
         ],
         f"metrics.{distance}",
         scatter=[(names.NFE, distance)],
@@ -176,10 +178,14 @@ def _canonical(column: str) -> str:
     return f"{kind}.`{key}`"
 
 
+def _width(column: str) -> int:
+    return _WIDTHS_OF.get(column) or _WIDTHS[column.partition(".")[0]]
+
+
 def _axis(metric: str) -> dict[str, str]:
     return {"key": metric, "type": "METRIC"}
 
 
-def _section(uuid: str, name: str, columns: int) -> dict[str, Any]:
-    shape = {"columns": columns, "cardHeight": 400}
+def _section(uuid: str, name: str, columns: int, height: int) -> dict[str, Any]:
+    shape = {"columns": columns, "cardHeight": height}
     return {"uuid": uuid, "name": name, "display": True, "isReordered": False, "deleted": False, **shape}
