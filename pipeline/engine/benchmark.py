@@ -227,9 +227,7 @@ class _Teller:
             run.dataset(reference.title, reference.digest, "reference", {"images": reference.count})
             run.metrics(self._metrics(result, found), step=round(result.nfe))
             run.metrics(trajectory_metrics(self.trajectories.get(result.point.name)), step=round(result.nfe))
-            run.image(
-                "samples", image_grid(images)
-            )  # about as wide as high, as the tracker's grid of pictures has its cells
+            run.image("samples", image_grid(images))  # about square, as the cells of the tracker's grid of pictures
             self.scores.tell(result, run)
 
     def tell_cost(self, row: Row, result: PointResult, timing: Timing | None) -> None:
