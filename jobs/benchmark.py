@@ -72,7 +72,7 @@ def tell(
     colour_runs(reporter, result)
     with reporter.run(result.digest, result.name, tags) as run:
         run.view(view)
-        run.note(note(result.table(), reporter.addresses(view), "table.md"))
+        run.note(note(result.table(), reporter.addresses(view, wait=False), "table.md"))
         run.text(cli.resolved_yaml(job), "settings.yaml")
         run.text(result.table(), "table.md")
         run.text(result.to_csv(), "table.csv")
@@ -100,8 +100,8 @@ def tell(
     print(f"Report: {report}")
     if out:
         print(f"Table, figure and picture: {out}")
-    reporter.flush()
-    print_addresses(reporter, reporter.addresses(view, result.run_keys, result.digest))
+    is_sent = reporter.flush()
+    print_addresses(reporter, reporter.addresses(view, result.run_keys, result.digest, wait=is_sent))
 
 
 def _steps(row: Row) -> str:

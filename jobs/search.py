@@ -77,7 +77,7 @@ def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: Mlfl
     key = summary_key(result.name, result.digest)
     with reporter.run(key, result.name, tags) as run:
         run.view(view)
-        run.note(note(text, reporter.addresses(view), "front.md"))
+        run.note(note(text, reporter.addresses(view, wait=False), "front.md"))
         run.text(cli.resolved_yaml(settings), "settings.yaml")
         run.text(text, "front.md")
         run.text(result.to_json(), "trials.json")
@@ -96,8 +96,8 @@ def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: Mlfl
         if result.final is not None:
             Image.fromarray(result.final.picture).save(folder / "comparison.png")
     print(f"\n{text}\n\nReport: {report}")
-    reporter.flush()
-    print_addresses(reporter, reporter.addresses(view, report=key))
+    is_sent = reporter.flush()
+    print_addresses(reporter, reporter.addresses(view, report=key, wait=is_sent))
 
 
 def search_figure(result: SearchResult) -> bytes:

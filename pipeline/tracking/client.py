@@ -139,7 +139,7 @@ class TrackingClient:
             synchronous=True,
         )
 
-    def add_dataset(self, run_id: str, about: Mapping[str, str]) -> None:
+    def add_dataset(self, run_id: str, about: Mapping[str, Any]) -> None:
         """Notes a data set as an input of the run; noted again it is the same one."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 

@@ -70,7 +70,7 @@ class MlflowReporter:
             view: one that was given to a run.
             keys: of the runs that belong beside each other; at most `MAX_COMPARED` of them are.
             report: key of the run whose `report.html` is meant; empty: of none.
-            wait: a few seconds until the server has been heard of; else only what is known is told.
+            wait: up to a few seconds for the server to be heard of; else only what is known is told.
 
         Returns:
             Empty if the server has not been heard of.
@@ -153,8 +153,8 @@ class MlflowRun:
         self._put(operation, lambda: _png(copy))
 
     def dataset(self, name: str, digest: str, use: str, about: Mapping[str, Any]) -> None:
-        values = {"name": name[:500], "digest": digest[:36], "use": use, "about": json.dumps(dict(about), default=str)}
-        self._put({"op": "dataset", "values": values})
+        about = json.dumps(dict(about), default=str)
+        self._put({"op": "dataset", "name": name[:500], "digest": digest[:36], "use": use, "about": about})
 
     def note(self, text: str) -> None:
         """The description that the run's page begins with, in Markdown."""
@@ -166,7 +166,7 @@ class MlflowRun:
 
     def view(self, view: View) -> None:
         """Saves a view in the experiment, unless a person has changed the one that is there."""
-        self._put({"op": "view", "key": view.key, "value": envelope(view, now_ms())})
+        self._put({"op": "view", "name": view.name, "key": view.key, "value": envelope(view, now_ms())})
 
     def text(self, text: str, name: str) -> None:
         self._put({"op": "text", "name": _clean_path(name)}, text.encode())

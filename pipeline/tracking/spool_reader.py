@@ -17,8 +17,8 @@ _FIELDS = {
     "image": {"ts", "step", "name", "attachment"},
     "text": {"name", "attachment"},
     "file": {"name", "attachment"},
-    "dataset": {"values"},
-    "view": {"key", "value"},
+    "dataset": {"name", "digest", "use", "about"},
+    "view": {"name", "key", "value"},
     "end": {"ts", "status"},
 }
 

@@ -6,12 +6,15 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from jobs.screen import note
 from pipeline.tracking import links, names
 from pipeline.tracking.client import EXPERIMENT_NOTE, MAX_VIEWS, TrackingClient
+from pipeline.tracking.delivery import MAX_PIECE_TRIES, Delivery
 from pipeline.tracking.hub import Hub
 from pipeline.tracking.mlflow_reporter import MlflowReporter
+from pipeline.tracking.spool_reader import SpoolReader
 from pipeline.tracking.views import VIEW_TAG, View, benchmark_view, search_view, where
 from tests.browser import chromium
 from tests.tracking.conftest import EXPERIMENT, Server
@@ -85,13 +88,19 @@ def test_a_server_that_refuses_a_view_costs_nothing_else(
     client: TrackingClient, hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = View("x" * 30_000, {"kind": "sampler"}, ["metrics.fd"])
-    with caplog.at_level(logging.WARNING), start(hub) as run:
+    with start(hub) as run:
         run.view(long)
         run.metrics({"fd": 1.0})
-    send(client, hub.folder)
+    (path,) = hub.folder.files()
+    delivery = Delivery(client, SpoolReader(path), lambda key, run_id: None)  # kept, as the sender keeps it
+    for _ in range(MAX_PIECE_TRIES - 1):
+        with pytest.raises(MlflowException):
+            delivery.send(is_shared=False)
+    with caplog.at_level(logging.WARNING):
+        delivery.send(is_shared=False)
     (found,) = runs(client)
     assert found.data.metrics == {"fd": 1.0}
-    assert "refuses a view" in caplog.text
+    assert "is given up" in caplog.text
 
 
 def test_one_name_has_one_view_whatever_is_shown_of_it() -> None:
