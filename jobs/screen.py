@@ -42,7 +42,9 @@ def print_addresses(reporter: MlflowReporter, addresses: Mapping[str, str]) -> N
 
 
 def note(table: str, addresses: Mapping[str, str], file: str) -> str:
-    """The description of a run: its table and where to look, short enough for a tag.
+    """The description of a run: where to look, since the page folds all but the first lines, and its table.
+
+    Short enough for a tag.
 
     Args:
         table: Markdown, which may be aligned with blanks.
@@ -56,7 +58,7 @@ def note(table: str, addresses: Mapping[str, str], file: str) -> str:
     if len(lines) < whole:
         lines += ["", rest]
     links = [f"[{word}]({_within(address)})" for word, address in addresses.items()]
-    return "\n".join([*lines, "", " · ".join(links)]) if links else "\n".join(lines)
+    return "\n".join([*([" · ".join(links), ""] if links else []), *lines])
 
 
 def _within(address: str) -> str:

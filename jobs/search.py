@@ -10,7 +10,7 @@ from PIL import Image
 from jobs import cli
 from jobs.context import engine_actors, measures_of, open_store, point_of, tracked
 from jobs.report import report_folder, summary_key, write_report
-from jobs.screen import note, print_addresses
+from jobs.screen import note, print_addresses, view_of
 from pipeline.config.search import SearchJob, SearchSettings
 from pipeline.config.space import one_by_one
 from pipeline.data.dataset import Dataset
@@ -77,6 +77,8 @@ def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: Mlfl
     key = summary_key(result.name, result.digest)
     with reporter.run(key, result.name, tags) as run:
         run.view(view)
+        if result.final is not None:
+            run.view(view_of(result.final))
         run.note(note(text, reporter.addresses(view, wait=False), "front.md"))
         run.text(cli.resolved_yaml(settings), "settings.yaml")
         run.text(text, "front.md")
@@ -97,7 +99,11 @@ def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: Mlfl
             Image.fromarray(result.final.picture).save(folder / "comparison.png")
     print(f"\n{text}\n\nReport: {report}")
     is_sent = reporter.flush()
-    print_addresses(reporter, reporter.addresses(view, report=key, wait=is_sent))
+    addresses = reporter.addresses(view, report=key, wait=is_sent)
+    if result.final is not None:
+        final = reporter.addresses(view_of(result.final), result.final.run_keys, wait=is_sent)
+        addresses |= {f"final {word}": address for word, address in final.items()}
+    print_addresses(reporter, addresses)
 
 
 def search_figure(result: SearchResult) -> bytes:
