@@ -26,12 +26,15 @@ def main(settings: ReportJob) -> None:
 
 def _print_addresses(settings: ReportJob, record: Mapping[str, Any], search: Mapping[str, Any] | None) -> None:
     """Where the runs are, if jobs on this machine tracked them; a report needs no tracker."""
-    reporter = open_reporter(settings)
+    reporter, found = open_reporter(settings), dict[str, str]()
     if search is not None:
-        found = reporter.addresses(search_view(str(search["name"])), wait=False)
-        print_addresses(reporter, {f"trials, {word}": address for word, address in found.items()})
-    else:
-        print_addresses(reporter, reporter.addresses(benchmark_view(str(record["name"]), names.FD), wait=False))
+        found |= reporter.addresses(search_view(str(search["name"])), wait=False)
+    if "protocol_digest" in record:  # records of before have none
+        seeds = (record["seeds"]["first"], record["seeds"]["count"])
+        view = benchmark_view(str(record["name"]), record["protocol_digest"], seeds, names.FD)
+        before = "final " if search is not None else ""
+        found |= {f"{before}{word}": address for word, address in reporter.addresses(view, wait=False).items()}
+    print_addresses(reporter, found)
 
 
 def summary_key(name: str, search: str) -> str:

@@ -20,7 +20,9 @@ def view_of(result: BenchmarkResult) -> View:
         *(["accuracy"] if any(row.accuracy is not None for row in rows) else []),
         *(["seconds"] if any(row.seconds_per_1000 is not None for row in rows) else []),
     ]
-    return benchmark_view(result.name, result.metric, measured)
+    protocol = result.protocol
+    seeds = (protocol.first_seed, protocol.num_images)
+    return benchmark_view(result.name, protocol.digest, seeds, result.metric, measured)
 
 
 def colour_runs(reporter: MlflowReporter, result: BenchmarkResult) -> None:

@@ -187,7 +187,7 @@ def benchmark(
     params = {result.point.name: point_params(result, seeds, execution) for result in results}
     evaluations = seeds.count * sum(result.nfe for result in results)
     record = record_of(told.to_json(), seeds, pictures, measures, params, evaluations, timings)
-    commit_record(store, told.digest, {"name": name, **record})
+    commit_record(store, told.digest, {"name": name, "protocol_digest": told.protocol.digest, **record})
     return told
 
 

@@ -19,7 +19,7 @@ Verdict = Literal["unreachable", "gone", "refused"]
 
 MAX_METRICS = 1000  # of one request
 MAX_PARAMS = 100  # of one request; of tags as many
-MAX_VIEWS = 30  # that jobs save in an experiment; the page stops at 40, a person's included
+MAX_VIEWS, MAX_VIEWS_OF_GROUP = 30, 5  # that jobs save in an experiment; the page stops at 40, a person's included
 EXPERIMENT_NOTE = """Made by **sigmasweep**. *Views*, above on the right, holds a saved view of every benchmark and \
 search: its runs, the columns that matter, and, behind the second symbol left of the search field, its charts.
 
@@ -163,7 +163,7 @@ class TrackingClient:
         if tag in there and not is_untouched(there[tag]):
             return
         self.mlflow.set_experiment_tag(experiment, tag, value)
-        for old in surplus_views({**there, tag: value}, MAX_VIEWS):
+        for old in surplus_views({**there, tag: value}, MAX_VIEWS, MAX_VIEWS_OF_GROUP):
             self.mlflow.delete_experiment_tag(experiment, old)
 
     def history(self, run_id: str, key: str) -> set[tuple[int, str]]:

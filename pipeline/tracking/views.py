@@ -7,6 +7,7 @@ it, and the tests look at the page.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ class View:
 
     Args:
         name: what a person reads in the list.
+        group: of several of one group only the newest stay.
         tags: the runs that carry them are shown.
         columns: from left to right, each as `metrics.fd`, `params.point.solver`, `tags.pareto`, `attributes.Dataset`.
         order: the column that the runs are sorted by, the least first; empty: the newest first.
@@ -37,6 +39,7 @@ class View:
     """
 
     name: str
+    group: str
     tags: Mapping[str, str]
     columns: Sequence[str]
     order: str = ""
@@ -93,18 +96,24 @@ class View:
         ]
 
 
-def benchmark_view(name: str, distance: str, measured: Sequence[str] = ()) -> View:
-    """The settings of a benchmark, the best first.
+def benchmark_view(
+    name: str, protocol: str, seeds: tuple[int, int], distance: str, measured: Sequence[str] = ()
+) -> View:
+    """The settings of a benchmark, the best first: those that were measured by one protocol, on the same seeds.
 
     Args:
         name: of the benchmark.
+        protocol: its digest.
+        seeds: the first, and how many.
         distance: the metric that ranks, `fid` or `fd`.
         measured: further metrics worth a column.
     """
     metrics = [names.NFE, distance, f"{distance}_low", f"{distance}_high", *measured]
+    first, count = seeds
     return View(
-        name,
-        {"kind": "sampler", names.BENCHMARK: name},
+        f"{name}, seeds {first}-{first + count - 1}",
+        f"benchmark {name}",
+        {"kind": "sampler", names.BENCHMARK: name, names.PROTOCOL_DIGEST: protocol},
         [
             *(f"params.{key}" for key in (names.POINT_SOLVER, names.POINT_STEPS)),
             *(f"metrics.{key}" for key in metrics),
@@ -124,6 +133,7 @@ def search_view(name: str) -> View:
     metrics = (names.NFE, names.FD, names.NUM_IMAGES)
     return View(
         f"{name}: trials",
+        f"search {name}",
         {"kind": "search", "search": name},
         [
             *(f"params.{key}" for key in (names.POINT_SOLVER, names.POINT_STEPS)),
@@ -140,12 +150,13 @@ def comparison_view() -> View:
     """All comparisons of two settings, the newest first."""
     metrics = (names.DIFFERENCE, names.DIFFERENCE_LOW, names.DIFFERENCE_HIGH, names.P_BETTER, names.IMAGES_TO_TELL)
     columns = [*(f"metrics.{key}" for key in metrics), f"tags.{names.COMPARED_WITH}", f"tags.{names.PROTOCOL}"]
-    return View("comparisons of two", {"kind": "comparison"}, columns)
+    return View("comparisons of two", "comparisons", {"kind": "comparison"}, columns)
 
 
 def envelope(view: View, now: int) -> str:
     """The value of the view's tag; both times are `now` (ms), by which a view that a person changed is told apart."""
-    return json.dumps({"name": view.name, "createdAt": now, "updatedAt": now, "state": json.dumps(view.state())})
+    times = {"createdAt": now, "updatedAt": now}
+    return json.dumps({"name": view.name, "group": view.group, **times, "state": json.dumps(view.state())})
 
 
 def is_untouched(value: str) -> bool:
@@ -157,10 +168,22 @@ def is_untouched(value: str) -> bool:
         return False
 
 
-def surplus_views(tags: Mapping[str, str], most: int) -> list[str]:
-    """Of the tags of an experiment those of the oldest views that jobs made and nobody changed, beyond so many."""
-    ours = [key for key, value in tags.items() if key.startswith(VIEW_TAG + OURS) and is_untouched(value)]
-    return sorted(ours, key=lambda key: -int(json.loads(tags[key])["createdAt"]))[most:]
+def surplus_views(tags: Mapping[str, str], most: int, most_of_group: int) -> list[str]:
+    """Those of an experiment's tags that are views too many: of the ones that jobs made and nobody changed, all but
+    the newest."""
+    found = {
+        key: json.loads(value) for key, value in tags.items() if key.startswith(VIEW_TAG + OURS) and is_untouched(value)
+    }
+    kept, groups = 0, Counter[str]()
+    surplus = list[str]()
+    for key in sorted(found, key=lambda key: -int(found[key]["createdAt"])):
+        group = str(found[key].get("group", ""))
+        groups[group] += 1
+        if kept == most or groups[group] > most_of_group:
+            surplus.append(key)
+        else:
+            kept += 1
+    return surplus
 
 
 def where(tags: Mapping[str, str]) -> str:

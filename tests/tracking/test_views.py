@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from jobs.screen import note
 from pipeline.tracking import links, names
-from pipeline.tracking.client import EXPERIMENT_NOTE, MAX_VIEWS, TrackingClient
+from pipeline.tracking.client import EXPERIMENT_NOTE, MAX_VIEWS, MAX_VIEWS_OF_GROUP, TrackingClient
 from pipeline.tracking.delivery import MAX_PIECE_TRIES, Delivery
 from pipeline.tracking.hub import Hub
 from pipeline.tracking.mlflow_reporter import MlflowReporter
@@ -20,7 +20,7 @@ from tests.browser import chromium
 from tests.tracking.conftest import EXPERIMENT, Server
 from tests.tracking.test_delivery import DirectHub, runs, send, start
 
-VIEW = benchmark_view("solvers", names.FD, ["accuracy"])
+VIEW = benchmark_view("solvers", "p1", (0, 96), names.FD, ["accuracy"])
 
 
 @pytest.fixture
@@ -41,16 +41,16 @@ def tags(client: TrackingClient) -> dict[str, str]:
 def test_a_view_is_saved_in_the_experiment_which_gets_a_description(client: TrackingClient, hub: Hub) -> None:
     tell(client, hub, VIEW)
     saved = json.loads(tags(client)[VIEW_TAG + VIEW.key])
-    assert saved["name"] == "solvers"
+    assert saved["name"] == "solvers, seeds 0-95"
     assert json.loads(saved["state"])["orderByKey"] == "metrics.`fd`"
     assert tags(client)[names.NOTE] == EXPERIMENT_NOTE
 
 
-def test_the_next_benchmark_of_the_name_renews_its_view_but_not_one_that_a_person_changed(
+def test_the_same_benchmark_again_renews_its_view_but_not_one_that_a_person_changed(
     client: TrackingClient, hub: Hub
 ) -> None:
     tell(client, hub, VIEW)
-    tell(client, hub, benchmark_view("solvers", names.FID))
+    tell(client, hub, benchmark_view("solvers", "p1", (0, 96), names.FID))
     saved = json.loads(tags(client)[VIEW_TAG + VIEW.key])
     assert json.loads(saved["state"])["orderByKey"] == "metrics.`fid`"
     changed = json.dumps({**saved, "updatedAt": saved["createdAt"] + 1})  # as the page does
@@ -62,14 +62,19 @@ def test_the_next_benchmark_of_the_name_renews_its_view_but_not_one_that_a_perso
 
 
 def test_views_do_not_pile_up_and_those_of_people_stay(client: TrackingClient) -> None:
-    def saved(number: int) -> str:
-        return json.dumps({"name": str(number), "createdAt": number, "updatedAt": number, "state": "{}"})
+    def save(key: str, group: str, time: int) -> None:
+        value = {"name": key, "group": group, "createdAt": time, "updatedAt": time, "state": "{}"}
+        client.save_view(key, json.dumps(value))
 
-    client.mlflow.set_experiment_tag(client.experiment_id(), f"{VIEW_TAG}mine", saved(0))
-    for number in range(MAX_VIEWS + 2):
-        client.save_view(f"sigmasweep-{number}", saved(number))
+    save("mine", "nightly", 0)  # a person's: its key does not begin as ours do
+    for night in range(MAX_VIEWS_OF_GROUP + 2):
+        save(f"sigmasweep-night-{night}", "nightly", night)
     kept = {key.removeprefix(VIEW_TAG) for key in tags(client) if key.startswith(VIEW_TAG)}
-    assert kept == {"mine", *(f"sigmasweep-{number}" for number in range(2, MAX_VIEWS + 2))}
+    assert kept == {"mine", *(f"sigmasweep-night-{night}" for night in range(2, MAX_VIEWS_OF_GROUP + 2))}
+    for number in range(MAX_VIEWS):
+        save(f"sigmasweep-{number}", f"group {number}", 100 + number)
+    kept = {key.removeprefix(VIEW_TAG) for key in tags(client) if key.startswith(VIEW_TAG)}
+    assert kept == {"mine", *(f"sigmasweep-{number}" for number in range(MAX_VIEWS))}
 
 
 def test_a_data_set_is_an_input_of_the_run_once(client: TrackingClient, hub: Hub) -> None:
@@ -87,7 +92,7 @@ def test_a_data_set_is_an_input_of_the_run_once(client: TrackingClient, hub: Hub
 def test_a_server_that_refuses_a_view_costs_nothing_else(
     client: TrackingClient, hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
-    long = View("x" * 30_000, {"kind": "sampler"}, ["metrics.fd"])
+    long = View("x" * 30_000, "", {"kind": "sampler"}, ["metrics.fd"])
     with start(hub) as run:
         run.view(long)
         run.metrics({"fd": 1.0})
@@ -103,9 +108,13 @@ def test_a_server_that_refuses_a_view_costs_nothing_else(
     assert "is given up" in caplog.text
 
 
-def test_one_name_has_one_view_whatever_is_shown_of_it() -> None:
-    assert benchmark_view("a", "fd").key == benchmark_view("a", "fid", ["seconds"]).key
-    assert len({benchmark_view("a", "fd").key, benchmark_view("b", "fd").key, search_view("a").key}) == 3
+def test_the_same_runs_have_one_view_whatever_is_shown_of_them() -> None:
+    def view(name: str, protocol: str, distance: str) -> View:
+        return benchmark_view(name, protocol, (0, 96), distance)
+
+    assert view("a", "p1", "fd").key == view("a", "p1", "fid").key
+    others = [view("a", "p1", "fd"), view("b", "p1", "fd"), view("a", "p2", "fd"), search_view("a")]
+    assert len({other.key for other in others}) == 4
 
 
 def test_a_name_with_a_quote_is_found_by_mlflow(client: TrackingClient, hub: Hub) -> None:
@@ -142,13 +151,15 @@ def test_the_page_of_a_server_shows_the_view_that_was_reported_to_it(server: Ser
     """The short one; tests/jobs/test_screen.py looks at everything."""
     reporter = MlflowReporter(server.uri, EXPERIMENT, str(tmp_path / "spool"), flush_timeout=60)
     for steps, distance in ((4, 9.5), (8, 2.5), (16, 1.5)):
-        tags = {"kind": "sampler", "benchmark": "solvers"}
+        tags = {"kind": "sampler", "benchmark": "solvers", "protocol_digest": "p1"}
         with reporter.run(f"k{steps}", f"heun, num_steps={steps}", tags) as run:
             run.params({"point": {"solver": "heun", "steps": steps}})
             run.metrics({"fd": distance, "nfe": 2 * steps - 1, "other": 1}, step=2 * steps - 1)
             run.view(VIEW)
-    with reporter.run("another", "another", {"kind": "training"}):
-        pass
+    for protocol in ("p2", "p3"):  # numbers of other protocols are not ranked beside these
+        tags = {"kind": "sampler", "benchmark": "solvers", "protocol_digest": protocol}
+        with reporter.run(protocol, protocol, tags):
+            pass
     assert reporter.flush()
     addresses = reporter.addresses(VIEW, ["k16", "k8", "k4"])
     assert list(addresses) == ["table", "charts", "side by side"]
@@ -164,4 +175,4 @@ def test_the_page_of_a_server_shows_the_view_that_was_reported_to_it(server: Ser
         ]  # fmt: skip
         page.goto("about:blank")
         page.goto(reporter.link({"kind": "sampler", "benchmark": "solvers"}))  # the address without a saved view
-        page.get_by_text("3 matching runs").wait_for()
+        page.get_by_text("5 matching runs").wait_for()
