@@ -153,8 +153,9 @@ class MlflowRun:
         self._put(operation, lambda: _png(copy))
 
     def dataset(self, name: str, digest: str, use: str, about: Mapping[str, Any]) -> None:
-        about = json.dumps(dict(about), default=str)
-        self._put({"op": "dataset", "name": name[:500], "digest": digest[:36], "use": use, "about": about})
+        """The page shows the name and eight digits of the digest; the whole one is in what is told about it."""
+        whole = json.dumps({"digest": digest, **about}, default=str)
+        self._put({"op": "dataset", "name": name[:500], "digest": digest[:8], "use": use, "about": whole})
 
     def note(self, text: str) -> None:
         """The description that the run's page begins with, in Markdown."""

@@ -19,7 +19,7 @@ VIEW_TAG = "mlflow.sharedViewState."
 OURS = "sigmasweep-"  # the keys of views that jobs make begin so
 _NAME, _CREATED = "attributes.`Run Name`", "runDateAndNestInfo"
 _NAME_WIDTH = 210  # pixels, as those that follow: heads whole, and numbers to four digits
-_WIDTHS = {"metrics": 84, "params": 96, "tags": 150, "attributes": 220}
+_WIDTHS = {"metrics": 84, "params": 96, "tags": 150, "attributes": 160}
 _WIDTHS_OF = {"params.point.solver": 116, "metrics.nfe": 58, "tags.pareto": 70, "tags.state": 90}
 
 

@@ -84,8 +84,8 @@ def test_a_data_set_is_an_input_of_the_run_once(client: TrackingClient, hub: Hub
         send(client, hub.folder)
     (run,) = runs(client)
     (found,) = run.inputs.dataset_inputs
-    assert (found.dataset.name, found.dataset.digest) == ("digits", "ab936602c9a13a5edfaa8ec1466d7a49")
-    assert json.loads(found.dataset.profile) == {"images": 3500}
+    assert (found.dataset.name, found.dataset.digest) == ("digits", "ab936602")
+    assert json.loads(found.dataset.profile) == {"digest": "ab936602c9a13a5edfaa8ec1466d7a49", "images": 3500}
     assert {tag.key: tag.value for tag in found.tags} == {"mlflow.data.context": "reference"}
 
 
