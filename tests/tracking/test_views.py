@@ -165,6 +165,7 @@ def test_the_page_of_a_server_shows_the_view_that_was_reported_to_it(server: Ser
     assert list(addresses) == ["table", "charts", "side by side"]
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(60_000)
         page.goto(addresses["table"])
         page.get_by_text("3 matching runs").wait_for()
         names_shown = page.locator("[col-id='attributes.`Run Name`'].ag-cell").all_inner_texts()
