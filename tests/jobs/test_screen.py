@@ -151,7 +151,7 @@ def test_the_charts_show_quality_against_nfe_parallel_coordinates_and_the_same_s
     page.locator(".scatterlayer .point").first.wait_for()
     assert page.locator(".scatterlayer .point").count() == SETTINGS
     page.locator("svg text:text-is('point.solver')").first.wait_for()
-    texts = page.locator("svg text").all_inner_texts()
+    texts = page.locator("svg text").all_text_contents()
     places = [texts.index(word) for word in ("point.solver", "point.steps")]
     assert places == sorted(places)
     assert {"euler", "heun", "midpoint", "dpmpp_2m", "heun + churn"} <= set(texts)
