@@ -20,8 +20,9 @@ Verdict = Literal["unreachable", "gone", "refused"]
 MAX_METRICS = 1000  # of one request
 MAX_PARAMS = 100  # of one request; of tags as many
 MAX_VIEWS, MAX_VIEWS_OF_GROUP = 30, 5  # that jobs save in an experiment; the page stops at 40, a person's included
-EXPERIMENT_NOTE = """Made by **sigmasweep**. *Views*, above on the right, holds a saved view of every benchmark and \
-search: its runs, the columns that matter, and, behind the second symbol left of the search field, its charts.
+EXPERIMENT_NOTE = """Made by **sigmasweep**: *Views*, above on the right, has every benchmark and search.
+
+A view has its runs, the columns that matter and, behind the second symbol left of the search field, its charts.
 
 - `kind = sampler`: one sampler setting on one checkpoint
 - `kind = benchmark`: what a benchmark found; its page begins with the table, and its artifacts hold `report.html`

@@ -115,7 +115,8 @@ def picture(page: Any, name: str, folder: Path) -> None:
     wanted = Path(os.environ.get("SIGMASWEEP_PICTURES") or folder)
     wanted.mkdir(parents=True, exist_ok=True)
     with Image.open(BytesIO(page.screenshot())) as image:
-        image.convert("RGB").quantize(128).save(wanted / f"ui-{name}.png", optimize=True)
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(wanted / f"ui-{name}.png", optimize=True)
     assert (wanted / f"ui-{name}.png").stat().st_size < MOST_BYTES
 
 
