@@ -104,7 +104,7 @@ def side_by_side_link(tracking_uri: str, experiment_id: str, run_ids: Sequence[s
 
 def artifact_link(tracking_uri: str, experiment_id: str, run_id: str, path: str) -> str:
     """A file of a run, shown by the page."""
-    return f"{run_link(tracking_uri, experiment_id, run_id)}/artifacts/{quote(path)}"
+    return f"{run_link(tracking_uri, experiment_id, run_id)}/artifacts/{quote(path)}?{_TRAINING}"
 
 
 def readable(tracking_uri: str) -> str:
