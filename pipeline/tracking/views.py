@@ -56,7 +56,7 @@ class View:
         """The state of the page, in its own words."""
         columns = [_canonical(column) for column in self.columns]
         widths = {_canonical(column): _width(column) for column in self.columns}
-        shown = {
+        shown: dict[str, Any] = {
             "searchFilter": where(self.tags),
             "selectedColumns": columns,
             "columnOrder": [_NAME, *columns, _CREATED],
