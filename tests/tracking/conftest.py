@@ -106,7 +106,7 @@ class Server:
             return False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stopped_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Its address and database; a test that uses it leaves it started or stopped, as it likes."""
     server = Server(tmp_path_factory.mktemp("server"), empty_database)
