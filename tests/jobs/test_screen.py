@@ -39,8 +39,8 @@ train:
     optimizer: {{lr: 2.0e-3, ramp_up_kimg: 1}}
     ema: {{halflife_kimg: [8]}}
     batch_size: 100
-    duration_kimg: 100
-    snapshot_kimg: 50
+    duration_kimg: 60
+    snapshot_kimg: 30
     log_kimg: 10
   workers: {{num_workers: 1}}
 benchmark:
