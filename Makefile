@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow chaos lint types contracts unit format bench ui lock clean
+.PHONY: help venv demo test test-slow chaos lint types contracts unit format bench ui pictures lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench: venv ## measure speed against its targets; BENCH=--quick takes minutes
 ui: venv ## the MLflow UI over the demo's runs, on http://127.0.0.1:5000
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
 		--backend-store-uri sqlite:///$(CURDIR)/runs/demo/mlflow.db --workers 1 --host 127.0.0.1 --port 5000
+
+pictures: venv ## the screenshots of docs/ui.md anew
+	@OMP_NUM_THREADS=1 SIGMASWEEP_PICTURES=docs/pictures $(BIN)/python -m pytest -m slow -q tests/jobs/test_screen.py
 
 lock: venv ## constraints.txt anew
 	@{ head -n 1 constraints.txt; $(BIN)/uv pip compile --quiet pyproject.toml --extra demo --extra dev --universal \

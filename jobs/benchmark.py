@@ -20,6 +20,7 @@ from jobs.context import (
 )
 from jobs.cost import cost_without_checkpoint
 from jobs.report import report_folder, write_report
+from jobs.screen import colour_runs, note, print_addresses, view_of
 from pipeline.config.published import Published
 from pipeline.config.settings import BenchmarkJob, BenchmarkSettings, Job
 from pipeline.data.dry_store import DryStore
@@ -31,7 +32,6 @@ from pipeline.errors import CheckpointError
 from pipeline.reporting import Reporter
 from pipeline.tracking.figures import Point as Mark
 from pipeline.tracking.figures import pixels, quality_against_cost
-from pipeline.tracking.links import ui_command
 from pipeline.tracking.mlflow_reporter import MlflowReporter
 
 
@@ -76,7 +76,11 @@ def tell(
     report = write_report(store, result.digest, report_folder(job.store, out, result.name))
     figure = quality_against_cost(marks, f"{result.name}: quality against NFE", y_label=f"{title} (less is better)")
     tags = {"kind": "benchmark", "benchmark": result.name, **(published.tags() if published else {})}
+    view = view_of(result)
+    colour_runs(reporter, result)
     with reporter.run(result.digest, result.name, tags) as run:
+        run.view(view)
+        run.note(note(result.table(), reporter.addresses(view, wait=False), "table.md"))
         run.text(cli.resolved_yaml(job), "settings.yaml")
         run.text(result.table(), "table.md")
         run.text(result.to_csv(), "table.csv")
@@ -104,9 +108,8 @@ def tell(
     print(f"Report: {report}")
     if out:
         print(f"Table, figure and picture: {out}")
-    reporter.flush()
-    command = ui_command(reporter.tracking_uri)
-    print(f"Compare the runs in MLflow{f', started by{chr(10)}  {command}' if command else ''}\n  {result.link}")
+    is_sent = reporter.flush()
+    print_addresses(reporter, reporter.addresses(view, result.run_keys, result.digest, wait=is_sent))
 
 
 def _steps(row: Row) -> str:

@@ -6,6 +6,7 @@ import sys
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
 from jobs.context import checked_points, cost, engine_actors, engine_seeds, measures_of, namespace, open_store, tracked
+from jobs.screen import print_addresses
 from pipeline.config.load import load, read
 from pipeline.config.settings import BenchmarkJob, ComparedSettings, CompareJob, EvaluateJob
 from pipeline.data.dry_store import DryStore
@@ -16,6 +17,7 @@ from pipeline.engine.generation import generate
 from pipeline.engine.session import session
 from pipeline.metrics.protocol import check_comparable
 from pipeline.metrics.published_protocols import LEGACY
+from pipeline.tracking.views import comparison_view
 
 
 def main(settings: CompareJob) -> None:
@@ -30,12 +32,15 @@ def main(settings: CompareJob) -> None:
         tags |= {"protocol_name": LEGACY} if unlike else {}
         key = digest({"samples": [one.samples_digest, two.samples_digest], "protocol": one.protocol.digest})
         title, notes = one.protocol.distance, [f"- {one.protocol.label()}", *([f"- {unlike}"] if unlike else [])]
-        table = "\n".join([comparison_table(found, title, chosen=False), *notes])
+        table, view = "\n".join([comparison_table(found, title, chosen=False), *notes]), comparison_view()
         with reporter.run(key, name, tags) as run:
+            run.view(view)
+            run.note(f"{table}\n\n{_sentence(found[0], title)}")
             run.text(cli.resolved_yaml(settings), "settings.yaml")
             run.text(table, "comparison.md")
             run.metrics(found[0].metrics("fid" if title == "FID" else "fd"))
     print(f"\n{table}\n\n{_sentence(found[0], title)}")
+    print_addresses(reporter, reporter.addresses(view))
 
 
 def _settings(side: ComparedSettings) -> EvaluateJob | BenchmarkJob:

@@ -13,7 +13,7 @@ from pipeline.data.pictures import image_grid
 from pipeline.data.samples import export_png, read_samples
 from pipeline.data.store import Store
 from pipeline.digests import digest
-from pipeline.engine.benchmark import checkpoint_tags, point_params
+from pipeline.engine.benchmark import checkpoint_tags, point_params, point_summary
 from pipeline.engine.generation import PointResult, generate
 from pipeline.engine.session import session
 from pipeline.reporting import Reporter
@@ -47,7 +47,8 @@ def _track(store: Store, settings: GenerateJob, reporter: Reporter, result: Poin
     first, count = settings.seeds.first, min(PICTURE_SEEDS, settings.seeds.count)
     tags = {"kind": "samples", "samples": result.samples_digest, **checkpoint_tags(result)}
     with reporter.run(digest({"samples": result.samples_digest}), result.point.name, tags) as run:
-        run.params(point_params(result, engine_seeds(settings.seeds), settings.execution))
+        params = point_params(result, engine_seeds(settings.seeds), settings.execution)
+        run.params({"point": point_summary(result), **params})
         run.metrics({"nfe": result.nfe}, step=round(result.nfe))
         run.image("samples", image_grid(read_samples(store, result.samples_digest, first, count).images))
 

@@ -10,13 +10,13 @@ from PIL import Image
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
 from jobs.context import engine_actors, measures_of, open_store, point_of, tracked
-from jobs.report import report_folder, write_report
+from jobs.report import report_folder, summary_key, write_report
+from jobs.screen import note, print_addresses, view_of
 from pipeline.config.search import SearchJob, SearchSettings
 from pipeline.config.space import one_by_one
 from pipeline.data.dataset import Dataset
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
-from pipeline.digests import digest
 from pipeline.engine.generation import find_settings
 from pipeline.engine.placement import place
 from pipeline.engine.search import Search
@@ -28,6 +28,7 @@ from pipeline.reporting import Reporter
 from pipeline.tracking.figures import Point as Mark
 from pipeline.tracking.figures import pixels, quality_against_cost
 from pipeline.tracking.mlflow_reporter import MlflowReporter
+from pipeline.tracking.views import search_view
 
 
 def main(settings: SearchJob) -> None:
@@ -74,8 +75,13 @@ def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: Mlfl
     text = f"{result.table()}\n\n" + "\n".join(f"- {line}" for line in result.summary())
     figure = search_figure(result)
     report = write_report(store, result.digest, report_folder(settings.store, settings.out, result.name))
-    tags = {"kind": "search_summary", "search": result.name}
-    with reporter.run(digest({"search": result.name, "state": result.digest}), result.name, tags) as run:
+    tags, view = {"kind": "search_summary", "search": result.name}, search_view(result.name)
+    key = summary_key(result.name, result.digest)
+    with reporter.run(key, result.name, tags) as run:
+        run.view(view)
+        if result.final is not None:
+            run.view(view_of(result.final))
+        run.note(note(text, reporter.addresses(view, wait=False), "front.md"))
         run.text(cli.resolved_yaml(settings), "settings.yaml")
         run.text(text, "front.md")
         run.text(result.to_json(), "trials.json")
@@ -94,8 +100,12 @@ def tell(store: Store, result: SearchResult, settings: SearchJob, reporter: Mlfl
         if result.final is not None:
             Image.fromarray(result.final.picture).save(folder / "comparison.png")
     print(f"\n{text}\n\nReport: {report}")
-    reporter.flush()
-    print(f"Runs: {reporter.link({'kind': 'search', 'search': result.name})}")
+    is_sent = reporter.flush()
+    addresses = reporter.addresses(view, report=key, wait=is_sent)
+    if result.final is not None:
+        final = reporter.addresses(view_of(result.final), result.final.run_keys, wait=is_sent)
+        addresses |= {f"final {word}": address for word, address in final.items()}
+    print_addresses(reporter, addresses)
 
 
 def search_figure(result: SearchResult) -> bytes:

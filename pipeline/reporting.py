@@ -35,6 +35,17 @@ class Run(Protocol):
         """A text artifact, such as the resolved settings."""
         ...
 
+    def dataset(self, name: str, digest: str, use: str, about: Mapping[str, Any]) -> None:
+        """A data set that the run is based on.
+
+        Args:
+            name: what people call it.
+            digest: of its content.
+            use: what for: `training`, or `reference`.
+            about: such as the number of images.
+        """
+        ...
+
     def file(self, path: Path, folder: str = "") -> None:
         """A file artifact; it must stay where it is until the run is closed."""
         ...
@@ -84,6 +95,7 @@ class MemoryRun:
     images: dict[tuple[str, int], NDArray[np.uint8]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    datasets: list[tuple[str, str, str]] = field(default_factory=list)
     status: str = "RUNNING"
 
     def params(self, settings: Mapping[str, Any]) -> None:
@@ -100,6 +112,9 @@ class MemoryRun:
 
     def text(self, text: str, name: str) -> None:
         self.texts[name] = text
+
+    def dataset(self, name: str, digest: str, use: str, about: Mapping[str, Any]) -> None:
+        self.datasets.append((name, digest, use))
 
     def file(self, path: Path, folder: str = "") -> None:
         self.files.append(f"{folder}/{path.name}".lstrip("/"))

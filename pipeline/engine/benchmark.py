@@ -38,7 +38,6 @@ from pipeline.metrics.trajectory import TrajectoryError
 from pipeline.reporting import Reporter, Run
 from pipeline.training.snapshot import Snapshot, find_snapshot
 
-GRID_COLUMNS = 8  # of the picture of one setting
 MOST_PICTURES = 64  # images of the first seeds that stay, whatever is kept of the others
 
 
@@ -99,6 +98,20 @@ class BenchmarkResult:
     def classes_csv(self) -> str:
         """A line for every setting and class; an empty text where no score goes by class."""
         return classes_csv(self.classes)
+
+    @property
+    def metric(self) -> str:
+        """What the distance that ranks is called in the tracker."""
+        return _metric(self.protocol)
+
+    @property
+    def run_keys(self) -> tuple[str, ...]:
+        """Of the settings' runs in the tracker, the best setting first."""
+        return tuple(self.run_key(row) for row in sorted(self.rows, key=lambda row: row.distance))
+
+    def run_key(self, row: Row) -> str:
+        """Of a setting's run in the tracker."""
+        return run_key(self.name, row.samples_digest, self.protocol)
 
     @property
     def digest(self) -> str:
@@ -177,7 +190,7 @@ def benchmark(
     params = {result.point.name: point_params(result, seeds, execution) for result in results}
     evaluations = seeds.count * sum(result.nfe for result in results)
     record = record_of(told.to_json(), seeds, pictures, measures, params, evaluations, timings)
-    commit_record(store, told.digest, {"name": name, **record})
+    commit_record(store, told.digest, {"name": name, "protocol_digest": told.protocol.digest, **record})
     return told
 
 
@@ -212,10 +225,12 @@ class _Teller:
         if self.converged is not None:
             self.trajectories[result.point.name] = self.converged.error_of(result.point, result.samples_digest)
         with self._run(result) as run:
-            run.params(point_params(result, self.seeds, self.execution))
+            run.params({"point": point_summary(result), **point_params(result, self.seeds, self.execution)})
+            reference = self.measures[0].reference
+            run.dataset(reference.title, reference.digest, "reference", {"images": reference.count})
             run.metrics(self._metrics(result, found), step=round(result.nfe))
             run.metrics(trajectory_metrics(self.trajectories.get(result.point.name)), step=round(result.nfe))
-            run.image("samples", image_grid(images, GRID_COLUMNS))
+            run.image("samples", image_grid(images))  # about square, as the cells of the tracker's grid of pictures
             self.scores.tell(result, run)
 
     def tell_cost(self, row: Row, result: PointResult, timing: Timing | None) -> None:
@@ -238,7 +253,7 @@ class _Teller:
         return found
 
     def _title(self, result: PointResult) -> str:
-        return "fid" if self.evaluations[result.point.name][0].protocol.distance == FID else "fd"
+        return _metric(self.evaluations[result.point.name][0].protocol)
 
     def rows(self, results: Sequence[PointResult], timings: Sequence[Timing | None]) -> list[Row]:
         """In the order of the results."""
@@ -262,8 +277,8 @@ class _Teller:
             "extractor": self.measures[0].plan.distance_name,
             "dataset": self.measures[0].reference.title,
         }
-        key = {"benchmark": self.name, "samples": result.samples_digest, "protocol": protocol.digest}
-        return self.reporter.run(digest(key), result.point.name, tags)
+        key = run_key(self.name, result.samples_digest, protocol)
+        return self.reporter.run(key, result.point.name, tags)
 
     def _metrics(self, result: PointResult, found: Sequence[Evaluation]) -> dict[str, float]:
         first = found[0]
@@ -357,8 +372,28 @@ def licence_notes(results: Sequence[PointResult]) -> list[str]:
     return [f"licence of the weights {title}: {licence}" for title, licence in told.items() if licence is not None]
 
 
+def run_key(benchmark: str, samples: str, protocol: EvaluationProtocol) -> str:
+    """What makes the run of a setting the same run: the benchmark's name and everything that its numbers depend on."""
+    return digest({"benchmark": benchmark, "samples": samples, "protocol": protocol.digest})
+
+
+def _metric(protocol: EvaluationProtocol) -> str:
+    return "fid" if protocol.distance == FID else "fd"
+
+
 def _snapshots(result: PointResult) -> tuple[Snapshot, ...]:
     return (result.snapshot,) if result.guide is None else (result.snapshot, result.guide)
+
+
+def point_summary(result: PointResult) -> dict[str, str]:
+    """The setting in three words, for columns and axes."""
+    sampler = result.point.sampler
+    steps = steps_of(sampler.timesteps)
+    return {
+        "nfe": f"{result.nfe:g}",
+        "solver": solver_title(sampler),
+        "steps": "adaptive" if steps is None else str(steps),
+    }
 
 
 def point_params(result: PointResult, seeds: Seeds, execution: Execution) -> dict[str, Any]:

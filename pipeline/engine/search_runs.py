@@ -2,7 +2,7 @@
 
 from pipeline.config.search import SearchSettings
 from pipeline.digests import digest
-from pipeline.engine.benchmark import checkpoint_tags, point_params
+from pipeline.engine.benchmark import checkpoint_tags, point_params, point_summary
 from pipeline.engine.generation import PointResult
 from pipeline.engine.measures import Measure
 from pipeline.engine.trials import Trial
@@ -27,7 +27,8 @@ def tell_trial(
     seeds = Seeds(settings.first_seed, settings.images[-1])
     with reporter.run(digest({"search": search, "samples": trial.samples}), trial.name, tags | protocol | about) as run:
         if result is not None:
-            run.params(point_params(result, seeds, settings.execution))
+            run.params({"point": point_summary(result), **point_params(result, seeds, settings.execution)})
+            run.dataset(measure.reference.title, measure.reference.digest, "reference", {})
         for images, distance in trial.distances.items():
             run.metrics({"fd": distance}, step=images)
         rmse = {} if trial.rmse is None else {"trajectory_rmse": trial.rmse}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pipeline.tracking import names
+from pipeline.tracking.views import VIEW_TAG, is_untouched, surplus_views
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -22,6 +23,15 @@ CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 MAX_METRICS = 1000  # of one request
 MAX_PARAMS = 100  # of one request; of tags as many
+MAX_VIEWS, MAX_VIEWS_OF_GROUP = 30, 5  # that jobs save in an experiment; the page stops at 40, a person's included
+EXPERIMENT_NOTE = """Made by **sigmasweep**: *Views*, above on the right, has every benchmark and search.
+
+A view has its runs, the columns that matter and, behind the second symbol left of the search field, its charts.
+
+- `kind = sampler`: one sampler setting on one checkpoint
+- `kind = benchmark`: what a benchmark found; its page begins with the table, and its artifacts hold `report.html`
+- `kind = training`: one training
+"""
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -157,6 +167,33 @@ class TrackingClient:
             tags=[RunTag(*tag) for tag in (tags or {}).items()],
             synchronous=True,
         )
+
+    def add_dataset(self, run_id: str, about: Mapping[str, Any]) -> None:
+        """Notes a data set as an input of the run; noted again it is the same one."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=about["name"], digest=about["digest"], source_type="sigmasweep", source=about["about"],
+            profile=about["about"],
+        )  # fmt: skip
+        use = InputTag("mlflow.data.context", about["use"])
+        self.mlflow.log_inputs(run_id, datasets=[DatasetInput(dataset, [use])])
+
+    def save_view(self, key: str, value: str) -> None:
+        """Saves a view in the experiment, and describes the experiment if nobody has.
+
+        A view that a person has changed stays as it is. Of the others the oldest go when there are many.
+        """
+        experiment = self.experiment_id()
+        there = dict(self.mlflow.get_experiment(experiment).tags)
+        if names.NOTE not in there:
+            self.mlflow.set_experiment_tag(experiment, names.NOTE, EXPERIMENT_NOTE)
+        tag = VIEW_TAG + key
+        if tag in there and not is_untouched(there[tag]):
+            return
+        self.mlflow.set_experiment_tag(experiment, tag, value)
+        for old in surplus_views({**there, tag: value}, MAX_VIEWS, MAX_VIEWS_OF_GROUP):
+            self.mlflow.delete_experiment_tag(experiment, old)
 
     def history(self, run_id: str, key: str) -> set[tuple[int, str]]:
         """What a run already holds of a metric: (step, value as `value_text` writes it)."""

@@ -20,7 +20,7 @@ from pipeline.tracking.spool import Operation
 from pipeline.tracking.spool_reader import SpoolReader
 
 IMAGE_FOLDER = "images"
-MAX_ARTIFACT_TRIES = 5  # with a server that answers: then the file is given up, not what comes behind it
+MAX_PIECE_TRIES = 5  # with a server that answers: then a file or a view is given up, not what comes behind it
 ARTIFACT_PATIENCE_S = 600.0  # where the server cannot reach its own storage (5xx)
 _SERVER_ERROR = 500
 _THUMBNAIL = 256  # pixels of the longer side, as MLflow's own
@@ -130,8 +130,8 @@ class Delivery:
             elif kind == "end":
                 self._end(operation, is_shared)
                 return
-            elif kind in ("image", "text", "file"):
-                self._send_artifact(operation, end)
+            elif kind in ("image", "text", "file", "dataset", "view"):
+                self._send_piece(operation, end)
             self.spool.mark(self._run_id, end)
         self._send_batch(batch)
 
@@ -204,27 +204,37 @@ class Delivery:
 
     # -- artifacts -----------------------------------------------------------------------------------------------
 
-    def _send_artifact(self, operation: Operation, end: int) -> None:
+    def _send_piece(self, operation: Operation, end: int) -> None:
+        """What the run is whole without: a server that answers, but does not take it, does not hold up the rest."""
         try:
             with tempfile.TemporaryDirectory(prefix="sigmasweep-") as folder:
-                if operation["op"] == "image":
-                    self._send_image(operation, Path(folder))
-                else:
-                    self._send_file(operation, Path(folder))
+                self._put(operation, Path(folder))
         except Exception as error:
             if verdict(error) in ("gone", "denied") or not self._client.is_alive():
                 raise
             self._tries[end] += 1
             if not isinstance(error, FileNotFoundError) and not self._is_hopeless(error, end):
                 raise
-            logger.warning("%s: %s %r is given up (%s)", self.key, operation["op"], operation["name"], error)
+            name = operation.get("name", "")
+            logger.warning("%s: %s %r is given up (%s)", self.key, operation["op"], name, error)
+
+    def _put(self, operation: Operation, folder: Path) -> None:
+        match operation["op"]:
+            case "image":
+                self._send_image(operation, folder)
+            case "dataset":
+                self._client.add_dataset(self._run_id, operation)
+            case "view":
+                self._client.save_view(operation["key"], operation["value"])
+            case _:
+                self._send_file(operation, folder)
 
     def _is_hopeless(self, error: Exception, end: int) -> bool:
         """Whether an artifact was tried often enough: storage behind the server may be away for a while."""
         first = self._first_tries.setdefault(end, time.monotonic())
         if status_of(error) >= _SERVER_ERROR:
             return time.monotonic() - first > ARTIFACT_PATIENCE_S
-        return self._tries[end] >= MAX_ARTIFACT_TRIES
+        return self._tries[end] >= MAX_PIECE_TRIES
 
     def _send_file(self, operation: Operation, folder: Path) -> None:
         """A file under its own name; sent again it replaces itself."""

@@ -95,6 +95,12 @@ def quality_against_cost(
     return stream.getvalue()
 
 
+def series_colours(series: Sequence[str]) -> dict[str, str]:
+    """The colour that each series has in a figure of these, `#rrggbb`."""
+    found = dict.fromkeys(series)
+    return {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(found)}
+
+
 def pixels(png: bytes) -> NDArray[np.uint8]:
     """A PNG as uint8 (H, W, 3)."""
     from PIL import Image

@@ -1,18 +1,21 @@
 """Where runs are tracked by default, and where a person looks at them."""
 
+import json
 import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from pipeline.addresses import without_user
 from pipeline.errors import UserError
+from pipeline.tracking.views import View, where
 
 UI_PORT = 5000
 _SQLITE = "sqlite:///"
+_TRAINING = "workflowType=machine_learning"  # else a new browser shows the side of MLflow that is for language models
 
 
 def default_tracking_uri(store_uri: str) -> str:
@@ -82,9 +85,27 @@ def run_link(tracking_uri: str, experiment_id: str, run_id: str) -> str:
 
 def compare_link(tracking_uri: str, experiment_id: str, tags: Mapping[str, str]) -> str:
     """The runs table, with the runs that carry these tags."""
-    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    wanted = where(tags)
     base = f"{_address(tracking_uri)}/#/experiments/{experiment_id}/runs"
-    return f"{base}?searchFilter={quote(wanted, safe='')}" if wanted else base
+    return f"{base}?searchFilter={quote(wanted, safe='')}&{_TRAINING}" if wanted else f"{base}?{_TRAINING}"
+
+
+def view_link(tracking_uri: str, experiment_id: str, view: View, charts: bool = False) -> str:
+    """The runs of a saved view, as a table or as charts."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    page = f"{_address(tracking_uri)}/#/experiments/{experiment_id}/runs"
+    return f"{page}?viewStateShareKey={view.key}{mode}&{_TRAINING}"
+
+
+def side_by_side_link(tracking_uri: str, experiment_id: str, run_ids: Sequence[str]) -> str:
+    """The page that compares these runs: all that differs between them, and parallel coordinates."""
+    runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (list(run_ids), [experiment_id]))
+    return f"{_address(tracking_uri)}/#/compare-runs?runs={runs}&experiments={experiments}&{_TRAINING}"
+
+
+def artifact_link(tracking_uri: str, experiment_id: str, run_id: str, path: str) -> str:
+    """A file of a run, shown by the page."""
+    return f"{run_link(tracking_uri, experiment_id, run_id)}/artifacts/{quote(path)}?{_TRAINING}"
 
 
 def readable(tracking_uri: str) -> str:

@@ -9,7 +9,8 @@ are replaced; a picture of the same key, step and content is stored once; the st
 """
 
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +22,10 @@ from numpy.typing import NDArray
 from pipeline.tracking import links, names
 from pipeline.tracking.hub import Hub, hub_of
 from pipeline.tracking.spool import Operation, now_ms, read_json
+from pipeline.tracking.views import View, envelope
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+MAX_COMPARED = 10  # runs of the page that compares; more make columns too narrow and addresses too long
 ID_SECONDS = 5.0  # that a link of the reporter waits for the experiment's id
 
 
@@ -59,6 +62,37 @@ class MlflowReporter:
         """The runs table with the runs that carry these tags; waits for the experiment's id for a few seconds."""
         experiment_id = self._hub.experiment_id(ID_SECONDS)
         return links.compare_link(self.tracking_uri, experiment_id, tags) if experiment_id else ""
+
+    def addresses(self, view: View, keys: Sequence[str] = (), report: str = "", wait: bool = True) -> dict[str, str]:
+        """Where a person looks, each under a word for it. For the end of a job, after `flush`.
+
+        Args:
+            view: one that was given to a run.
+            keys: of the runs that belong beside each other; at most `MAX_COMPARED` of them are.
+            report: key of the run whose `report.html` is meant; empty: of none.
+            wait: up to a few seconds for the server to be heard of; else only what is known is told.
+
+        Returns:
+            Empty if the server has not been heard of.
+        """
+        experiment = self._hub.experiment_id(ID_SECONDS if wait else -1.0)
+        if not experiment:
+            return {}
+        uri, ids = self.tracking_uri, [found for key in keys if (found := self._run_id(key))]
+        told = {
+            "table": links.view_link(uri, experiment, view),
+            "charts": links.view_link(uri, experiment, view, charts=True),
+        }
+        if not view.charts():
+            del told["charts"]
+        if len(ids) > 1:
+            told["side by side"] = links.side_by_side_link(uri, experiment, ids[:MAX_COMPARED])
+        if report and (run_id := self._run_id(report)):
+            told["report"] = links.artifact_link(uri, experiment, run_id, "report.html")
+        return told
+
+    def _run_id(self, key: str) -> str:
+        return str(read_json(self._hub.folder.run_file(names.clean_run_key(key))).get("run_id", ""))
 
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until all that was reported, by earlier jobs too, is at the server. For the end of a job.
@@ -117,6 +151,23 @@ class MlflowRun:
         copy = pixels.copy()
         operation: Operation = {"op": "image", "name": names.clean_key(key).replace(":", "_"), "step": int(step)}
         self._put(operation, lambda: _png(copy))
+
+    def dataset(self, name: str, digest: str, use: str, about: Mapping[str, Any]) -> None:
+        """The page shows the name and eight digits of the digest; the whole one is in what is told about it."""
+        whole = json.dumps({"digest": digest, **about}, default=str)
+        self._put({"op": "dataset", "name": name[:500], "digest": digest[:8], "use": use, "about": whole})
+
+    def note(self, text: str) -> None:
+        """The description that the run's page begins with, in Markdown."""
+        self.tags({names.NOTE: text})
+
+    def colour(self, colour: str) -> None:
+        """Of the run's dot in tables and charts, `#rrggbb`."""
+        self.tags({names.COLOUR: colour})
+
+    def view(self, view: View) -> None:
+        """Saves a view in the experiment, unless a person has changed the one that is there."""
+        self._put({"op": "view", "name": view.name, "key": view.key, "value": envelope(view, now_ms())})
 
     def text(self, text: str, name: str) -> None:
         self._put({"op": "text", "name": _clean_path(name)}, text.encode())

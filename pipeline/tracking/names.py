@@ -80,6 +80,13 @@ WEIGHTS = "sigmasweep.weights"  # the name of the set of weights
 WEIGHTS_SHA256 = "sigmasweep.weights_sha256"
 MODEL_DIGEST = "sigmasweep.model_digest"
 CHECKPOINT_DIGEST = "sigmasweep.checkpoint"  # of these two: what makes a version the same version; one has it
+PARETO = "pareto"  # yes, or no
+COLOUR = "mlflow.runColor"  # MLflow's: of the run's dot in tables and charts
+NOTE = "mlflow.note.content"  # MLflow's: the description, in Markdown
+
+# -- params that stand for a setting where there is little room: in columns and on axes; they sort before `sampler.` --
+
+POINT_NFE, POINT_SOLVER, POINT_STEPS = "point.nfe", "point.solver", "point.steps"
 
 # -- artifacts -----------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ _FIELDS = {
     "image": {"ts", "step", "name", "attachment"},
     "text": {"name", "attachment"},
     "file": {"name", "attachment"},
+    "dataset": {"name", "digest", "use", "about"},
+    "view": {"name", "key", "value"},
     "end": {"ts", "status"},
 }
 

@@ -27,6 +27,8 @@ class Progress:
         self._start = self._last = (position, time.perf_counter())
         self._bins = bin_names(job.settings.noise, job.settings.loss_bins)
         run.params({key: job.meta[key] for key in ("settings", "model", "dataset")})
+        info = job.dataset.info
+        run.dataset(info.name, info.digest, "training", {"images": info.num_images})
 
     def tell(self, trainer: Trainer, summary: LossSummary) -> None:
         """Reports the losses since the last time, at the present position."""

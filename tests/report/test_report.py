@@ -26,6 +26,7 @@ from pipeline.report.content import Content, content_of
 from pipeline.report.page import page, write
 from pipeline.reporting import MemoryReporter
 from pipeline.training.snapshot import CheckpointRef
+from tests.browser import chromium
 from tests.engine.digits import CLASSIFIER, put_dataset, put_snapshot
 
 REF, HERE = CheckpointRef("tiny"), Actors(num_actors=0)
@@ -219,15 +220,8 @@ def test_the_job_writes_the_page_and_says_what_there_is(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the extra `dev` brings it")
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=flags)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.mark.slow

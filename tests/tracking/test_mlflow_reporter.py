@@ -97,7 +97,8 @@ def test_what_is_reported_arrives_and_has_a_link(reporter: MlflowReporter, store
     assert found.data.metrics == {"fd": 2.5}
     page = f"http://127.0.0.1:5000/#/experiments/{found.info.experiment_id}/runs"
     assert run.link() == f"{page}/{found.info.run_id}"
-    assert reporter.link({"benchmark": "b1"}) == f"{page}?searchFilter=tags.%60benchmark%60%20%3D%20%27b1%27"
+    wanted = "searchFilter=tags.%60benchmark%60%20%3D%20%27b1%27&workflowType=machine_learning"
+    assert reporter.link({"benchmark": "b1"}) == f"{page}?{wanted}"
     assert Path(found.info.artifact_uri).is_relative_to(Path(reporter.spool).parent)  # and not in the working folder
 
 
