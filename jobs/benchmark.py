@@ -8,6 +8,7 @@ from PIL import Image
 
 from jobs import cli
 from jobs.context import (
+    alone,
     checked_points,
     cost,
     engine_actors,
@@ -43,14 +44,19 @@ def main(settings: BenchmarkJob) -> None:
 
 
 def run_benchmark(store: Store, settings: BenchmarkSettings, reporter: Reporter) -> BenchmarkResult:
-    """Generates, measures and times every point of a sweep, in a Ray session that is there."""
+    """Generates, measures and times every point of a sweep, in a Ray session that is there.
+
+    Raises:
+        StoreError: another job is at the same benchmark.
+    """
     points = checked_points(store, settings)
-    measures = measures_of(store, settings, settings.metrics, points)
-    result = benchmark(
-        store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
-        engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
-        keep=settings.keep, trajectory=settings.metrics.trajectory, baseline=settings.baseline,
-    )  # fmt: skip
+    with alone(store, "benchmark", settings):
+        measures = measures_of(store, settings, settings.metrics, points)
+        result = benchmark(
+            store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
+            engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings),
+            keep=settings.keep, trajectory=settings.metrics.trajectory, baseline=settings.baseline,
+        )  # fmt: skip
     if settings.published is None:
         return result
     return replace(result, notes=(*result.notes, settings.published.beside(result.protocol, result.followed)))

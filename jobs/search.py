@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from jobs import cli
-from jobs.context import engine_actors, measures_of, open_store, point_of, tracked
+from jobs.context import alone, engine_actors, measures_of, open_store, point_of, tracked
 from jobs.report import report_folder, write_report
 from pipeline.config.search import SearchJob, SearchSettings
 from pipeline.config.space import one_by_one
@@ -43,8 +43,9 @@ def run_search(store: Store, settings: SearchSettings, reporter: Reporter, progr
     seeds, in a Ray session that is there."""
     to_point, actors = point_maker(settings), engine_actors(settings)
     measures = measures_of(store, settings, settings.metrics, check(store, settings))
-    search = Search(store, settings, to_point, measures, reporter, actors, progress)
-    return finish(search, search.run())
+    with alone(store, "search", settings):
+        search = Search(store, settings, to_point, measures, reporter, actors, progress)
+        return finish(search, search.run())
 
 
 def check(store: Store, settings: SearchSettings) -> list[Point]:

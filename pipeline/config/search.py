@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.load import shortened, validate
+from pipeline.config.places import Written
 from pipeline.config.settings import (
     ActorSettings,
     CheckpointSettings,
@@ -161,4 +162,4 @@ class SearchSettings(Frozen):
 class SearchJob(Job, SearchSettings):
     """`jobs.search`: the best settings for a checkpoint, for a fraction of what trying all of them would take."""
 
-    out: str | None = None  # a folder for the table, the figure and the report, beside MLflow
+    out: Annotated[str | None, Written()] = None  # a folder for the table, the figure and the report, beside MLflow

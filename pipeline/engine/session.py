@@ -2,6 +2,10 @@
 
 import logging
 import os
+import secrets
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +13,10 @@ from dataclasses import dataclass
 
 from pipeline.errors import RunFailedError
 
-# Read by Ray when it is imported: no usage reports leave the machine, no token is written into the home folder, the
-# numbers of GPUs that an actor without GPUs sees stay as they are, and Ray Train notices a dead worker within seconds.
+# Read by Ray when it is imported: no usage reports leave the machine, the numbers of GPUs that an actor without GPUs
+# sees stay as they are, and Ray Train notices a dead worker within seconds.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -47,8 +50,7 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
     if ours:
         _start(num_cpus)
     try:
-        resources = ray.cluster_resources()
-        yield Resources(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+        yield _resources()
     finally:
         if ours:
             ray.shutdown()
@@ -63,17 +65,56 @@ def set_environment() -> None:
     """What Ray reads when it is imported: to be called before."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("RAY_ADDRESS"):
+        _guard()
+
+
+def is_submitted() -> bool:
+    """Whether `ray job submit` started this process. Its working folder is a copy that Ray deletes."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _guard() -> None:
+    """A session of our own listens on every interface of the machine, as Ray does; its token is known to its processes
+    alone, and is written nowhere."""
+    if "ray" not in sys.modules:  # what was imported has read it already
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _resources() -> Resources:
+    """Those of the nodes that are there, or more where an autoscaler may bring more when they are asked for."""
+    import ray
+    from ray._private.state import state
+
+    there, most = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
+    cpus, gpus = (int(max(there.get(kind, 0), most.get(kind, 0))) for kind in ("CPU", "GPU"))
+    return Resources(cpus, gpus)
 
 
 def _start(num_cpus: int | None) -> None:
     global _started_in
     begin = time.perf_counter()
     try:
-        _connect(num_cpus)
+        with _own_signals():
+            _connect(num_cpus)
     except Exception as error:  # of no common type: a busy machine, an address where nobody listens, a full disk
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise RunFailedError("Ray", f"could not be started or reached ({first_line})") from error
     _started_in = time.perf_counter() - begin
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes the signal that asks to stop for itself, and would end the process in the middle of what it does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _connect(num_cpus: int | None) -> None:
