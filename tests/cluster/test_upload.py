@@ -1,4 +1,4 @@
-"""What travels with `ray job submit --working-dir .`: packed by Ray's own code, of a checkout in which work was done."""
+"""What travels with `ray job submit --working-dir .`, packed by Ray's own code, of a checkout with work in it."""
 
 import shutil
 import subprocess
