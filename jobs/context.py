@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.config.places import written_keys
 from pipeline.config.search import SearchSettings
 from pipeline.config.settings import (
     BenchmarkSettings,
@@ -73,7 +74,8 @@ def alone(store: Store, kind: str, work: Frozen) -> Iterator[None]:
     Raises:
         StoreError: another job is at it.
     """
-    settings = work.model_dump(mode="json", exclude=set(Job.model_fields) | {"out"})
+    places = {*Job.model_fields, *written_keys(type(work))}
+    settings = work.model_dump(mode="json", exclude=places)
     if settings.get("reuse") == "none":
         yield
         return

@@ -43,7 +43,5 @@ def check_store(job: Job, where: str) -> None:
 
 def _check(key: str, place: str, where: str) -> None:
     if is_relative(place):
-        mend = _MENDS.get(key, _MENDS[""])
-        raise SettingsError(
-            where, f"is relative, and Ray deletes a submitted job's working folder: {mend} (got {place})"
-        )
+        problem = "is relative, and Ray deletes the working folder of a submitted job"
+        raise SettingsError(where, f"{problem}: {_MENDS.get(key, _MENDS[''])} (got {place})")

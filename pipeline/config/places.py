@@ -12,14 +12,16 @@ class Written:
     """Marks a setting, `Annotated[str, Written()]`: it names a place that the job writes to."""
 
 
+def written_keys(model: type[BaseModel]) -> list[str]:
+    """The keys of the settings that name places which are written to."""
+    fields = model.model_fields.items()
+    return [name for name, field in fields if any(isinstance(mark, Written) for mark in field.metadata)]
+
+
 def written(settings: BaseModel) -> dict[str, str]:
     """The places that a job writes to, by their keys; those that are not given are left out."""
-    fields = {
-        name
-        for name, field in type(settings).model_fields.items()
-        if any(isinstance(mark, Written) for mark in field.metadata)
-    }
-    return {name: str(getattr(settings, name)) for name in sorted(fields) if getattr(settings, name)}
+    found = {name: getattr(settings, name) for name in written_keys(type(settings))}
+    return {name: str(place) for name, place in found.items() if place}
 
 
 def is_relative(place: str) -> bool:

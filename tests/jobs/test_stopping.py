@@ -71,17 +71,20 @@ def statuses(folder: Path) -> list[str]:
 
 
 def test_the_second_signal_does_not_disturb_what_the_first_one_began() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    cleaned = False
-    with pytest.raises(Terminated), stoppable():
+    before, done = signal.getsignal(signal.SIGTERM), list[str]()
+
+    def job() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.05)
-            cleaned = True
-    assert cleaned
+            done.append("let go")
+
+    with pytest.raises(Terminated), stoppable():
+        job()
+    assert done == ["let go"]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
