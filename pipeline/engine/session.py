@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline.errors import RunFailedError
+from pipeline.errors import RunFailedError, SettingsError
 
 # Read by Ray when it is imported: no usage reports leave the machine, the numbers of GPUs that an actor without GPUs
 # sees stay as they are, and Ray Train notices a dead worker within seconds.
@@ -27,7 +27,7 @@ _OBJECT_STORE_BYTES = 512 * 1024**2  # of a session of our own: weights and chun
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has."""
+    """What the cluster has, or may grow to when it is asked for."""
 
     cpus: int
     gpus: int
@@ -42,6 +42,7 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
 
     Raises:
         RunFailedError: Ray cannot be started here, or the cluster cannot be reached.
+        SettingsError: what the cluster may grow to is no number.
     """
     set_environment()
     import ray
@@ -83,13 +84,23 @@ def _guard() -> None:
 
 
 def _resources() -> Resources:
-    """Those of the nodes that are there, or more where an autoscaler may bring more when they are asked for."""
     import ray
-    from ray._private.state import state
 
-    there, most = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
-    cpus, gpus = (int(max(there.get(kind, 0), most.get(kind, 0))) for kind in ("CPU", "GPU"))
-    return Resources(cpus, gpus)
+    there = ray.cluster_resources()
+    return Resources(*(max(int(there.get(kind, 0)), _may_grow_to(kind)) for kind in ("CPU", "GPU")))
+
+
+def _may_grow_to(kind: str) -> int:
+    """What an autoscaler brings at most when it is asked for. Ray does not tell, so the cluster's owner does.
+
+    Raises:
+        SettingsError: it is no number.
+    """
+    name = f"SIGMASWEEP_MAX_{kind}S"
+    told = os.environ.get(name, "0") if os.environ.get("RAY_ADDRESS") else "0"
+    if not told.isdecimal():
+        raise SettingsError(name, f"must be the number of {kind}s that the cluster may grow to (got {told})")
+    return int(told)
 
 
 def _start(num_cpus: int | None) -> None:

@@ -18,20 +18,23 @@ from tests.engine.processes import below, is_running
 ROOT = Path(__file__).parents[2]
 SESSION_WORDS = ("RAY_", "MLFLOW_", "PYTHONPATH")  # of whoever runs the tests: none of them may help
 PATIENCE_S = 240.0
+_COMMON = ["--object-store-memory=100000000", "--disable-usage-stats", "--block"]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Two nodes of one CPU each.
+    """Nodes of one CPU each.
 
     Args:
         home: of their user; holds the token.
         dashboard: the address that jobs are submitted to.
+        gcs: the address that nodes join.
         code: a checkout, which is what is submitted.
     """
 
     home: Path
     dashboard: str
+    gcs: str
     code: Path
 
     def ray(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -63,25 +66,32 @@ def environment(home: Path) -> dict[str, str]:
 @contextmanager
 def two_nodes() -> Iterator[Cluster]:
     """Starts the nodes, and ends them and all that they started."""
+    with head("--num-cpus=1") as cluster:
+        [port] = _free_ports(1)
+        other = [f"--address={cluster.gcs}", f"--dashboard-agent-listen-port={port}", "--num-cpus=1", *_COMMON]
+        with _node(cluster.home, cluster.home / "node.log", other):
+            _wait_for_nodes(cluster)
+            yield cluster
+
+
+@contextmanager
+def head(*options: str, **variables: str) -> Iterator[Cluster]:
+    """A head alone, with a token, and a checkout."""
     folder = Path(tempfile.mkdtemp(prefix="ssw-", dir="/tmp"))  # short: sockets lie in it
     home, code = folder / "home", folder / "code"
     home.mkdir()
     copy_checkout(code)
     subprocess.run([_ray(), "get-auth-token", "--generate"], env=environment(home), capture_output=True, check=True)
-    gcs, dashboard, client, one, two = _free_ports(5)
-    common = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
-    head = [
-        "--head", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-        f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={one}", f"--temp-dir={folder}/ray",
+    gcs, dashboard, client, agent = _free_ports(4)
+    ports = [
+        f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
+        f"--dashboard-agent-listen-port={agent}",
     ]  # fmt: skip
-    cluster = Cluster(home, f"http://127.0.0.1:{dashboard}", code)
+    own = ["--head", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray"]
     try:
-        with _node(home, folder / "head.log", [*head, *common]):
+        with _node(home, home / "head.log", [*own, *ports, *_COMMON, *options], **variables):
             _wait_for_port(dashboard)
-            other = [f"--address=127.0.0.1:{gcs}", f"--dashboard-agent-listen-port={two}"]
-            with _node(home, folder / "node.log", [*other, *common]):
-                _wait_for_nodes(cluster, gcs)
-                yield cluster
+            yield Cluster(home, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", code)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -95,11 +105,15 @@ def copy_checkout(target: Path) -> None:
 
 
 @contextmanager
-def _node(home: Path, log: Path, options: list[str]) -> Iterator[None]:
+def _node(home: Path, log: Path, options: list[str], **variables: str) -> Iterator[None]:
     with (
         log.open("w") as output,
         subprocess.Popen(
-            [_ray(), "start", *options], env=environment(home), stdout=output, stderr=output, start_new_session=True
+            [_ray(), "start", *options],
+            env={**environment(home), **variables},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         ) as process,
     ):
         try:
@@ -113,9 +127,9 @@ def _node(home: Path, log: Path, options: list[str]) -> Iterator[None]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _wait_for_nodes(cluster: Cluster, gcs: int) -> None:
+def _wait_for_nodes(cluster: Cluster) -> None:
     end = time.monotonic() + 90
-    while cluster.ray("status", f"--address=127.0.0.1:{gcs}").stdout.count("1 node_") < 2:
+    while cluster.ray("status", f"--address={cluster.gcs}").stdout.count("1 node_") < 2:
         assert time.monotonic() < end, "the second node does not join"
         time.sleep(1)
 

@@ -69,6 +69,14 @@ def test_every_container_has_the_token_from_the_secret_and_runs_as_a_user_withou
     assert of_kind("ConfigMap")["data"]["RAY_AUTH_MODE"] == "token"
 
 
+def test_jobs_are_told_how_far_the_cluster_may_grow() -> None:
+    [gpu] = of_kind("RayCluster")["spec"]["workerGroupSpecs"]
+    limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
+    data = of_kind("ConfigMap")["data"]
+    assert int(data["SIGMASWEEP_MAX_CPUS"]) == gpu["maxReplicas"] * int(limits["cpu"])
+    assert int(data["SIGMASWEEP_MAX_GPUS"]) == gpu["maxReplicas"] * int(limits["nvidia.com/gpu"])
+
+
 def test_the_cron_job_forbids_overlap_and_fires_the_schedule() -> None:
     spec = of_kind("CronJob")["spec"]
     assert spec["concurrencyPolicy"] == "Forbid"

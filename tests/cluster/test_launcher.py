@@ -77,6 +77,15 @@ def test_gpu_workers_are_spot_machines_that_come_and_go_and_the_head_takes_no_wo
         assert {"provisioningModel": "SPOT"} in gpu["node_config"]["scheduling"]
 
 
+@pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
+def test_jobs_are_told_how_far_the_cluster_may_grow(path: Path) -> None:
+    config = content(path)
+    gpu = config["available_node_types"]["gpu"]
+    for kind in ("CPU", "GPU"):
+        most = gpu["max_workers"] * gpu["resources"][kind]
+        assert f"--env SIGMASWEEP_MAX_{kind}S={most}" in config["docker"]["run_options"]
+
+
 def test_nothing_is_set_up_by_hand_since_one_image_is_the_environment_of_all() -> None:
     for path in FILES:
         config = prepared(content(path))
