@@ -111,8 +111,14 @@ def _start(num_cpus: int | None) -> None:
             _connect(num_cpus)
     except Exception as error:  # of no common type: a busy machine, an address where nobody listens, a full disk
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise RunFailedError("Ray", f"could not be started or reached ({first_line})") from error
+        raise RunFailedError("Ray", f"could not be started or reached ({first_line}){_mend()}") from error
     _started_in = time.perf_counter() - begin
+
+
+def _mend() -> str:
+    if not os.environ.get("RAY_ADDRESS"):
+        return ""
+    return ": see whether RAY_ADDRESS is right, and RAY_AUTH_MODE and the token are the cluster's"
 
 
 @contextmanager
