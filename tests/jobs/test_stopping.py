@@ -39,6 +39,7 @@ def work(**settings: object) -> GenerateJob:
     return GenerateJob.model_validate({"checkpoint": {"training": "net"}, **settings})
 
 
+@pytest.mark.slow
 def test_a_job_that_is_told_to_end_lets_go_and_ends_within_the_time_that_ray_gives(tmp_path: Path) -> None:
     config = tmp_path / "conf.yaml"
     config.write_text(yaml.safe_dump({"store": str(tmp_path / "store")}))
