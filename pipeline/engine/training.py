@@ -200,7 +200,12 @@ def _work(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(config["threads"])
-    loop.train(config["job"], Place(context.get_world_rank(), context.get_world_size(), device), config["console"])
+    job, place = config["job"], Place(context.get_world_rank(), context.get_world_size(), device)
+    try:
+        loop.train(job, place, config["console"])
+    finally:
+        if place.is_first:
+            job.reporter.settle()  # Ray ends this process as soon as this returns, without asking it
 
 
 def _what_was_lost(error: Exception) -> str:

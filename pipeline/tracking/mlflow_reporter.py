@@ -23,6 +23,7 @@ from pipeline.tracking.hub import Hub, hub_of
 from pipeline.tracking.spool import Operation, now_ms, read_json
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+SETTLE_SECONDS = 30.0  # a disk may be slow, and so may the start of the process that sends
 ID_SECONDS = 5.0  # that a link of the reporter waits for the experiment's id
 
 
@@ -70,6 +71,10 @@ class MlflowReporter:
             False if the server could not be reached in that time: a warning says where the reports are kept.
         """
         return self._hub.flush(self.flush_timeout if timeout is None else timeout)
+
+    def settle(self) -> None:
+        """Waits until what was reported is on the disk, from where another process sends it."""
+        self._hub.settle(SETTLE_SECONDS)
 
     def replay_pending(self) -> None:
         """Has what earlier jobs left in the spool sent. Opening a run does the same."""

@@ -118,7 +118,7 @@ def submit(cluster: Cluster, job: str, store: Store, *settings: str, options: tu
 def train_and_stop(cluster: Cluster, store: Store) -> tuple[str, int, float]:
     """Stops a training that would go on for ever, and tells its name, where it stopped and how long that took."""
     assert submit(cluster, "train", store, options=("--no-wait", "--submission-id", "training")).returncode == 0
-    [training] = wait_until(lambda: trainings(store), 120)
+    [training] = wait_until(lambda: trainings(store), 300)
     begin = time.monotonic()
     stopped = cluster.job("stop", "training")
     seconds = time.monotonic() - begin
