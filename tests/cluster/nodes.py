@@ -59,7 +59,7 @@ def environment(home: Path) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {
         **kept, "HOME": str(home), "PATH": path, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1", "NO_COLOR": "1",
+        "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "RAY_raylet_start_wait_time_s": "120",  # on a busy machine
     }  # fmt: skip
 
 
@@ -128,14 +128,14 @@ def _node(home: Path, log: Path, options: list[str], **variables: str) -> Iterat
 
 
 def _wait_for_nodes(cluster: Cluster) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 180
     while cluster.ray("status", f"--address={cluster.gcs}").stdout.count("1 node_") < 2:
         assert time.monotonic() < end, "the second node does not join"
         time.sleep(1)
 
 
 def _wait_for_port(port: int) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 180
     while True:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
