@@ -34,16 +34,19 @@ BENCHMARK: dict[str, Any] = {
     "metrics": {"extractors": [{"kind": "classifier", "width": 8, "epochs": 2, "num_features": 16}]},
 }  # fmt: skip
 WHERE_CODE_IS = """
-import ray, pipeline
-ray.init(log_to_driver=False)
+import time
+import pipeline
+import ray
+
 @ray.remote(num_cpus=1)
 def where():
-    import time, pipeline
-    time.sleep(2)
+    time.sleep(2)  # so that one node has no room for both
     return ray.get_runtime_context().get_node_id(), pipeline.__file__
-for node, file in {pipeline.__file__: ("driver", pipeline.__file__), **dict(enumerate(ray.get([where.remote() for _ in range(2)])))}.values():
+
+ray.init(log_to_driver=False)
+for node, file in [("driver", pipeline.__file__), *ray.get([where.remote(), where.remote()])]:
     print("CODE", node, file)
-"""  # noqa: E501
+"""
 
 
 @pytest.fixture(scope="module")
