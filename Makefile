@@ -77,7 +77,7 @@ pictures: venv ## the screenshots of docs/ui.md anew
 	@OMP_NUM_THREADS=1 SIGMASWEEP_PICTURES=docs/pictures $(BIN)/python -m pytest -m slow -q tests/jobs/test_screen.py
 
 lock: venv ## constraints.txt anew
-	@{ head -n 1 constraints.txt; $(BIN)/uv pip compile --quiet pyproject.toml --extra demo --extra dev --universal \
+	@{ head -n 1 constraints.txt; $(BIN)/uv pip compile --quiet pyproject.toml --extra demo --extra dev --extra aws --extra gcp --universal \
 		--python-version 3.11 --no-annotate --no-header --no-emit-package torch | grep -vE '^(nvidia|triton|cuda)'; } \
 		> constraints.new && mv constraints.new constraints.txt
 

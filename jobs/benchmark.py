@@ -9,6 +9,7 @@ from PIL import Image
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
 from jobs.context import (
+    alone,
     checked_points,
     cost,
     engine_actors,
@@ -51,14 +52,19 @@ def run_benchmark(
 
     Args:
         own_namespace: where `reuse: none` computes; without, in one that nobody used before.
+
+    Raises:
+        StoreError: another job is at the same benchmark.
     """
     points = checked_points(store, settings)
-    measures = measures_of(store, settings, settings.metrics, points)
-    result = benchmark(
-        store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
-        engine_actors(settings), reporter, settings.timing, settings.picture_seeds, namespace(settings, own_namespace),
-        keep=settings.keep, trajectory=settings.metrics.trajectory, baseline=settings.baseline,
-    )  # fmt: skip
+    with alone(store, "benchmark", settings):
+        measures = measures_of(store, settings, settings.metrics, points)
+        result = benchmark(
+            store, settings.name, points, engine_seeds(settings.seeds), measures, settings.execution,
+            engine_actors(settings), reporter, settings.timing, settings.picture_seeds,
+            namespace(settings, own_namespace), keep=settings.keep, trajectory=settings.metrics.trajectory,
+            baseline=settings.baseline,
+        )  # fmt: skip
     if settings.published is None:
         return result
     return replace(result, notes=(*result.notes, settings.published.beside(result.protocol, result.followed)))

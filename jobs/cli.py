@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import yaml
 
+from jobs.places import check_places
+from jobs.stopping import Terminated, stoppable
 from pipeline.addresses import public, without_user
 from pipeline.config.load import load
 from pipeline.config.settings import Job
@@ -31,7 +33,7 @@ def run(
 
     Returns:
         The exit code: 0 or the job's own, 2 for a mistake of the user's (nothing was done), 1 for work that failed,
-        130 when stopped.
+        130 when stopped by Ctrl-C and 143 by SIGTERM.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("config", help="a YAML file; jobs/configs/ has examples")
@@ -39,12 +41,14 @@ def run(
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and the cost, and stop")
     arguments = parser.parse_args(argv)
     try:
-        settings = load(model, arguments.config, arguments.set)
-        if arguments.dry_run:
-            print(resolved_yaml(settings), end="")
-            print(*(f"# {line}" for line in (dry_run(settings) if dry_run else ())), sep="\n")
-        else:
-            return job(settings) or 0
+        with stoppable():
+            settings = load(model, arguments.config, arguments.set)
+            check_places(settings, arguments.config)
+            if arguments.dry_run:
+                print(resolved_yaml(settings), end="")
+                print(*(f"# {line}" for line in (dry_run(settings) if dry_run else ())), sep="\n")
+            else:
+                return job(settings) or 0
     except UserError as error:
         print(f"error: {printable(without_user(str(error)))}", file=sys.stderr)
         return 2
@@ -54,9 +58,9 @@ def run(
     except SigmasweepError as error:
         print(f"error: {without_user(str(error))}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; run the same command again to go on", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     return 0
 
 

@@ -5,7 +5,18 @@ import sys
 
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
-from jobs.context import checked_points, cost, engine_actors, engine_seeds, measures_of, namespace, open_store, tracked
+from jobs.context import (
+    alone,
+    checked_points,
+    cost,
+    engine_actors,
+    engine_seeds,
+    measures_of,
+    namespace,
+    open_store,
+    tracked,
+)
+from jobs.places import check_store
 from jobs.screen import print_addresses
 from pipeline.config.load import load, read
 from pipeline.config.settings import BenchmarkJob, ComparedSettings, CompareJob, EvaluateJob
@@ -22,7 +33,7 @@ from pipeline.tracking.views import comparison_view
 
 def main(settings: CompareJob) -> None:
     sides = [(side, _settings(side)) for side in (settings.first, settings.second)]
-    with tracked(settings) as reporter, session():
+    with tracked(settings) as reporter, alone(open_store(sides[0][1]), "comparison", settings), session():
         one, two = (_measured(side, job) for side, job in sides)
         legacy = any(job.metrics.protocol == LEGACY for _, job in sides)
         found = compare_two(one, two, legacy)
@@ -47,7 +58,9 @@ def _settings(side: ComparedSettings) -> EvaluateJob | BenchmarkJob:
     """Of the file, which is a benchmark's or an evaluation's."""
     own = set(BenchmarkJob.model_fields) - set(EvaluateJob.model_fields)
     model: type[EvaluateJob | BenchmarkJob] = BenchmarkJob if own & set(read(side.config)) else EvaluateJob
-    return load(model, side.config)
+    job = load(model, side.config)
+    check_store(job, side.config)
+    return job
 
 
 def _measured(side: ComparedSettings, job: EvaluateJob | BenchmarkJob) -> Evaluation:

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.config.places import written_keys
 from pipeline.config.search import SearchSettings
 from pipeline.config.settings import (
     BenchmarkSettings,
@@ -15,17 +16,23 @@ from pipeline.config.settings import (
     PointSettings,
     SeedSettings,
 )
+from pipeline.data.lease import held
 from pipeline.data.store import Store
 from pipeline.diffusion.timesteps import AdaptiveSteps
+from pipeline.digests import digest
 from pipeline.engine.forecast import forecast, forecast_timing
 from pipeline.engine.generation import Actors, Point, Seeds, find_settings
 from pipeline.engine.measures import Measure, build_measures, check_reference, needs_dataset, trained_on
 from pipeline.engine.paces import Conditions
 from pipeline.engine.placement import Placement, expected_workers, place
+from pipeline.engine.progress import say
 from pipeline.engine.work import Setting
 from pipeline.tracking.links import default_spool, default_tracking_uri
 from pipeline.tracking.mlflow_reporter import MlflowReporter
 from pipeline.training.progress import duration
+from pipeline.training.settings import Frozen
+
+STOP_S = 1.0  # that a job which is told to stop waits for the tracker; what is not sent by then is sent later
 
 
 def open_store(job: Job) -> Store:
@@ -45,11 +52,36 @@ def open_reporter(job: Job) -> MlflowReporter:
 @contextmanager
 def tracked(job: Job) -> Iterator[MlflowReporter]:
     """The job's tracker; at the end what was told is sent, as far as the server can be reached."""
-    reporter = open_reporter(job)
+    reporter, patience = open_reporter(job), None
     try:
         yield reporter
+    except KeyboardInterrupt:
+        patience = STOP_S
+        raise
     finally:
-        reporter.flush()
+        reporter.flush(patience)
+
+
+@contextmanager
+def alone(store: Store, kind: str, work: Frozen) -> Iterator[None]:
+    """While the block runs no other job does this work: one that is submitted twice is not computed twice at once.
+
+    Args:
+        kind: of work, such as `benchmark`.
+        work: its settings. Where and how they are told does not count; what computes everything anew is never the same
+            work.
+
+    Raises:
+        StoreError: another job is at it.
+    """
+    places = {*Job.model_fields, *written_keys(type(work))}
+    settings = work.model_dump(mode="json", exclude=places)
+    if settings.get("reuse") == "none":
+        yield
+        return
+    name = "-".join([kind, *([settings["name"]] if "name" in settings else []), digest(settings)[:12]])
+    with held(store, f"jobs/{name}", say):
+        yield
 
 
 def engine_points(settings: GenerateSettings) -> list[Point]:

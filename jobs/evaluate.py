@@ -6,6 +6,7 @@ from dataclasses import replace
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
 from jobs.context import (
+    alone,
     checked_points,
     cost,
     engine_actors,
@@ -34,7 +35,7 @@ def main(settings: EvaluateJob) -> None:
         check_disjoint(engine_seeds(settings.select), Seeds(seeds.first, seeds.count * settings.ranges))
     settings = with_checkpoints(store, settings)
     points = checked_points(store, settings)
-    with tracked(settings) as reporter, session():
+    with tracked(settings) as reporter, alone(store, "evaluation", settings), session():
         measures = measures_of(store, settings, settings.metrics, points)
         if settings.select is not None:
             points = _on_the_best(store, settings, points, measures[0])

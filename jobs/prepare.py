@@ -3,7 +3,7 @@
 import sys
 
 from jobs import cli
-from jobs.context import open_store
+from jobs.context import alone, open_store
 from pipeline.config.settings import DatasetSettings, PrepareJob
 from pipeline.data.prepare import prepare
 from pipeline.data.store import Store
@@ -11,10 +11,11 @@ from pipeline.data.store import Store
 
 def prepare_dataset(store: Store, settings: DatasetSettings) -> None:
     """Prepares one data set, unless it is there, and says what it holds."""
-    info = prepare(
-        store, settings.name, settings.source, size=settings.size, channels=settings.channels, pad_to=settings.pad_to,
-        part=settings.part, max_images=settings.max_images, on_broken=settings.on_broken,
-    )  # fmt: skip
+    with alone(store, "data-set", settings):
+        info = prepare(
+            store, settings.name, settings.source, size=settings.size, channels=settings.channels,
+            pad_to=settings.pad_to, part=settings.part, max_images=settings.max_images, on_broken=settings.on_broken,
+        )  # fmt: skip
     classes = f"{info.num_classes} classes" if info.num_classes else "no classes"
     print(
         f"data set {info.name}: {info.num_images:,} images of {info.channels}x{info.height}x{info.width}, {classes}; "

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
-from jobs.context import engine_actors, measures_of, open_store, point_of, tracked
+from jobs.context import alone, engine_actors, measures_of, open_store, point_of, tracked
 from jobs.report import report_folder, summary_key, write_report
 from jobs.screen import note, print_addresses, view_of
 from pipeline.config.search import SearchJob, SearchSettings
@@ -46,8 +46,9 @@ def run_search(store: Store, settings: SearchSettings, reporter: Reporter, progr
     seeds, in a Ray session that is there."""
     to_point, actors = point_maker(settings), engine_actors(settings)
     measures = measures_of(store, settings, settings.metrics, check(store, settings))
-    search = Search(store, settings, to_point, measures, reporter, actors, progress)
-    return finish(search, search.run())
+    with alone(store, "search", settings):
+        search = Search(store, settings, to_point, measures, reporter, actors, progress)
+        return finish(search, search.run())
 
 
 def check(store: Store, settings: SearchSettings) -> list[Point]:

@@ -82,6 +82,10 @@ class Reporter(Protocol):
         """Where a person can compare the runs that carry these tags, or an empty string."""
         ...
 
+    def settle(self) -> None:
+        """Waits until what was reported is kept, whatever becomes of this process."""
+        ...
+
 
 @dataclass
 class MemoryRun:
@@ -147,3 +151,6 @@ class MemoryReporter:
 
     def link(self, tags: Mapping[str, str]) -> str:
         return ""
+
+    def settle(self) -> None:
+        """Nothing is to be waited for."""

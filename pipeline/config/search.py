@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config.checkpoints import CheckpointSettings, GuideSettings
 from pipeline.config.load import shortened, validate
+from pipeline.config.places import Written
 from pipeline.config.settings import (
     ActorSettings,
     Job,
@@ -160,4 +161,4 @@ class SearchSettings(Frozen):
 class SearchJob(Job, SearchSettings):
     """`jobs.search`: the best settings for a checkpoint, for a fraction of what trying all of them would take."""
 
-    out: str | None = None  # a folder for the table, the figure and the report, beside MLflow
+    out: Annotated[str | None, Written()] = None  # a folder for the table, the figure and the report, beside MLflow

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from pipeline.config.checkpoints import CheckpointSettings, GuideSettings, RegisterSettings
 from pipeline.config.grid_file import read_grid
 from pipeline.config.load import shortened, validate
+from pipeline.config.places import Written
 from pipeline.config.published import Expected, Published
 from pipeline.config.sweep import expand_grid
 from pipeline.config.unions import NestedKinds
@@ -37,9 +38,9 @@ class Job(Frozen):
         tracking_uri: of MLflow. Empty: MLFLOW_TRACKING_URI, or else a database beside the store.
     """
 
-    store: str = "store"
+    store: Annotated[str, Written()] = "store"
     experiment: str = "sigmasweep"
-    tracking_uri: str | None = None
+    tracking_uri: Annotated[str | None, Written()] = None
 
 
 class DatasetSettings(Frozen):
@@ -230,7 +231,7 @@ class GenerateJob(Job, GenerateSettings):
         export: a folder to write the images to as PNG files, one folder a point.
     """
 
-    export: str | None = None
+    export: Annotated[str | None, Written()] = None
 
 
 Keep = Literal["images", "features", "moments"]
@@ -338,7 +339,7 @@ class EvaluateJob(Job, GenerateSettings):
     name: str = Field(default="evaluation", min_length=1)
     metrics: MetricSettings
     select: SeedSettings | None = None
-    reference_out: str | None = None
+    reference_out: Annotated[str | None, Written()] = None
     ranges: int = Field(default=1, ge=1)
     keep: Keep = "images"
 
@@ -382,7 +383,7 @@ class BenchmarkSettings(GenerateSettings):
 class BenchmarkJob(Job, BenchmarkSettings):
     """`jobs.benchmark`."""
 
-    out: str | None = None  # a folder for the table, the figure and the picture, beside MLflow
+    out: Annotated[str | None, Written()] = None  # a folder for the table, the figure and the picture, beside MLflow
 
 
 class ComparedSettings(Frozen):
@@ -427,7 +428,7 @@ class OptimizeGridJob(Job, PointSettings):
     coefficient: float = Field(default=1.15, gt=0)
     execution: Execution = Execution()
     actors: ActorSettings = ActorSettings()
-    out: str
+    out: Annotated[str, Written()]
 
     @model_validator(mode="after")
     def _check_grids(self) -> Self:
@@ -452,7 +453,7 @@ class ReportJob(Job):
     """
 
     name: str = Field(min_length=1)
-    out: str
+    out: Annotated[str, Written()]
 
 
 class PruneJob(Job):
@@ -486,7 +487,7 @@ class StudyJob(Job):
     prepare: list[DatasetSettings] = Field(default_factory=list)
     train: TrainSettings
     benchmark: StudyBenchmark
-    out: str | None = None
+    out: Annotated[str | None, Written()] = None
 
 
 class ImportCheckpointJob(Job):
@@ -519,7 +520,7 @@ class ExportCheckpointJob(Job):
     """
 
     checkpoint: CheckpointSettings
-    folder: str = Field(min_length=1)
+    folder: Annotated[str, Written()] = Field(min_length=1)
     licence: str | None = Field(default=None, min_length=1, max_length=500)
 
 

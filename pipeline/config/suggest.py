@@ -1,10 +1,11 @@
 """Settings of `jobs.suggest`."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.config.checkpoints import CheckpointSettings
+from pipeline.config.places import Written
 from pipeline.config.settings import Job
 from pipeline.data.samples import Execution
 
@@ -30,7 +31,7 @@ class SuggestJob(Job):
     sigma_min: float = Field(default=0.01, gt=0)
     sigma_max: float = Field(default=80.0, gt=0)
     execution: Execution = Execution()
-    out: str | None = None
+    out: Annotated[str | None, Written()] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -5,6 +5,7 @@ written, the device is at the next one already. What is computed does not depend
 """
 
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -234,16 +235,27 @@ class Actor:
     def hello(self) -> Hello:
         """Raises:
         SettingsError: this device is of another family than the work, and would give other bits.
+        StoreError: what lies at the store's address here is another store: what is written there would be lost.
         """
         device, expected = self._settings.device, self._settings.family
         found = family(device, self._settings.execution.precision)
         if found != expected:
             raise SettingsError("execution.device", f"{_words(found)} cannot do the work of {_words(expected)}")
+        self._check_store()
         return Hello(os.getpid(), device_name(device))
 
     def pulse(self) -> int:
         """The steps of its work so far."""
         return self._worker.pulse.beats
+
+    def _check_store(self) -> None:
+        store, mark = self._settings.store, self._settings.mark
+        try:
+            _ = store.read(mark) if mark else b""
+        except StoreError as error:
+            problem = "is another folder than the job's, which would not see what is written here"
+            mend = "give a store that all nodes see: a shared folder, or s3://bucket/prefix"
+            raise StoreError(f"{store.title} on {socket.gethostname()}", f"{problem}: {mend}") from error
 
     def work(self, task: Task, weights: Mapping[str, Any]) -> Done:
         return self._worker.work(task, _fetch(weights), self._device.submit)

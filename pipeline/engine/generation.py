@@ -5,8 +5,10 @@ workers, so no device waits between points.
 """
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from pipeline.engine.progress import line, say
 from pipeline.engine.run import OnPoint, PointResult, Run
 from pipeline.engine.session import session, started_in
 from pipeline.engine.work import Actors, Done, ExtractorPlan, Point, Seeds, Setting, Task, WorkerSettings, key_of
-from pipeline.errors import CheckpointError, SettingsError
+from pipeline.errors import CheckpointError, SettingsError, StoreError
 from pipeline.training.snapshot import CheckpointRef, Snapshot, find_snapshot, read_weights
 
 __all__ = ["Actors", "ExtractorPlan", "Point", "PointResult", "Seeds", "find_settings", "generate"]
@@ -204,5 +206,17 @@ def _fleet(
         return
     with session() as resources:
         count = min(num_actors(actors, work.execution.threads, work.device, resources), num_tasks)
-        with ray_fleet(work, extractors, actors, count, say) as fleet:
+        with _marked(work) as marked, ray_fleet(marked, extractors, actors, count, say) as fleet:
             yield fleet, count
+
+
+@contextmanager
+def _marked(work: WorkerSettings) -> Iterator[WorkerSettings]:
+    """The store carries a mark while it is worked in, by which workers know that it is the one."""
+    mark = f"cache/marks/{uuid.uuid4().hex}"
+    work.store.write(mark, b".")
+    try:
+        yield replace(work, mark=mark)
+    finally:
+        with suppress(StoreError):
+            work.store.delete(mark)

@@ -30,17 +30,19 @@ class Mailbox:
 
         self._letters = ray.remote(_Letters).options(num_cpus=0).remote()
 
-    def deliver(self, console: Console) -> None:
-        """Tells what has come since the last time; nothing where the actor was lost, for work goes on without."""
+    def deliver(self, console: Console) -> int:
+        """Tells what has come since the last time, and how many lines; none where the actor was lost, for work goes on
+        without."""
         import ray
         from ray.exceptions import RayActorError
 
         try:
             lines: list[Line] = ray.get(self._letters.take.remote())
         except RayActorError:
-            return
+            return 0
         for kind, text in lines:
             console.say(text) if kind == "say" else console.show(text)
+        return len(lines)
 
     @property
     def slot(self) -> "MailConsole":

@@ -2,18 +2,21 @@
 
 import logging
 import os
+import secrets
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline.errors import RunFailedError
+from pipeline.errors import RunFailedError, SettingsError
 
-# Read by Ray when it is imported: no usage reports leave the machine, no token is written into the home folder, the
-# numbers of GPUs that an actor without GPUs sees stay as they are, and Ray Train notices a dead worker within seconds.
+# Read by Ray when it is imported: no usage reports leave the machine, the numbers of GPUs that an actor without GPUs
+# sees stay as they are, and Ray Train notices a dead worker within seconds.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -25,7 +28,7 @@ _OBJECT_STORE_BYTES = 512 * 1024**2  # of a session of our own: weights and chun
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has."""
+    """What the cluster has, or may grow to when it is asked for."""
 
     cpus: int
     gpus: int
@@ -40,6 +43,7 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
 
     Raises:
         RunFailedError: Ray cannot be started here, or the cluster cannot be reached.
+        SettingsError: what the cluster may grow to is no number.
     """
     set_environment()
     with _on_loopback():
@@ -49,8 +53,7 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
     if ours:
         _start(num_cpus)
     try:
-        resources = ray.cluster_resources()
-        yield Resources(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+        yield _resources()
     finally:
         if ours:
             ray.shutdown()
@@ -65,6 +68,41 @@ def set_environment() -> None:
     """What Ray reads when it is imported: to be called before."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("RAY_ADDRESS"):
+        _guard()
+
+
+def is_submitted() -> bool:
+    """Whether `ray job submit` started this process. Its working folder is a copy that Ray deletes."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _guard() -> None:
+    """A session of our own listens on every interface of the machine, as Ray does; its token is known to its processes
+    alone, and is written nowhere."""
+    if "ray" not in sys.modules:  # what was imported has read it already
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _resources() -> Resources:
+    import ray
+
+    there = ray.cluster_resources()
+    return Resources(*(max(int(there.get(kind, 0)), _may_grow_to(kind)) for kind in ("CPU", "GPU")))
+
+
+def _may_grow_to(kind: str) -> int:
+    """What an autoscaler brings at most when it is asked for. Ray does not tell, so the cluster's owner does.
+
+    Raises:
+        SettingsError: it is no number.
+    """
+    name = f"SIGMASWEEP_MAX_{kind}S"
+    told = os.environ.get(name, "0") if os.environ.get("RAY_ADDRESS") else "0"
+    if not told.isdecimal():
+        raise SettingsError(name, f"must be the number of {kind}s that the cluster may grow to (got {told})")
+    return int(told)
 
 
 @contextmanager
@@ -87,11 +125,31 @@ def _start(num_cpus: int | None) -> None:
     global _started_in
     begin = time.perf_counter()
     try:
-        _connect(num_cpus)
+        with _own_signals():
+            _connect(num_cpus)
     except Exception as error:  # of no common type: a busy machine, an address where nobody listens, a full disk
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise RunFailedError("Ray", f"could not be started or reached ({first_line})") from error
+        raise RunFailedError("Ray", f"could not be started or reached ({first_line}){_mend()}") from error
     _started_in = time.perf_counter() - begin
+
+
+def _mend() -> str:
+    if not os.environ.get("RAY_ADDRESS"):
+        return ""
+    return ": see whether RAY_ADDRESS is right, and RAY_AUTH_MODE and the token are the cluster's"
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes the signal that asks to stop for itself, and would end the process in the middle of what it does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _connect(num_cpus: int | None) -> None:

@@ -8,6 +8,7 @@ Ray's own record of a run is never read (each group is a new run to it).
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,13 +34,16 @@ from pipeline.training.settings import ModelSettings, TrainingSettings, Workers
 Device = Literal["cpu", "cuda"]
 
 # Relative paths mean the same in a worker; a worker whose node is taken away is a lost one like any other; workers of a
-# group that failed are not waited for, since one that has stopped never answers.
+# group that failed are not waited for, since one that has stopped never answers. Room for a group is waited for, while
+# others are at work or machines are being started.
 _ENVIRONMENT = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
 }
 _DELIVERY_S = 0.3  # between looks into the mailbox
+_PATIENCE_S = 30.0  # before it is said that the workers have not begun
 
 
 def train(
@@ -128,12 +132,21 @@ def _run_group(
     thread = threading.Thread(target=_fit, args=(trainer, failures), daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_DELIVERY_S)
-            mailbox.deliver(console)
+        _deliver(mailbox, thread, console)
     finally:
         _forget(job.store, f"cache/ray_train/{run}")
     return _what_was_lost(failures[0]) if failures else None
+
+
+def _deliver(mailbox: Mailbox, thread: threading.Thread, console: Console) -> None:
+    """Tells what the workers say until they have ended, and that they have not begun if they are long about it."""
+    begin, heard, told = time.monotonic(), False, False
+    while thread.is_alive():
+        thread.join(_DELIVERY_S)
+        heard = bool(mailbox.deliver(console)) or heard
+        if not heard and not told and time.monotonic() - begin > _PATIENCE_S:
+            console.say("the workers have not begun yet: the cluster may be at other work, or growing")
+            told = True
 
 
 def _forget(store: Store, folder: str) -> None:
@@ -187,7 +200,12 @@ def _work(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(config["threads"])
-    loop.train(config["job"], Place(context.get_world_rank(), context.get_world_size(), device), config["console"])
+    job, place = config["job"], Place(context.get_world_rank(), context.get_world_size(), device)
+    try:
+        loop.train(job, place, config["console"])
+    finally:
+        if place.is_first:
+            job.reporter.settle()  # Ray ends this process as soon as this returns, without asking it
 
 
 def _what_was_lost(error: Exception) -> str:

@@ -128,7 +128,12 @@ class ExtractorPlan:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What all the work of one run has in common."""
+    """What all the work of one run has in common.
+
+    Args:
+        mark: the key of a file that the job has put into the store: a worker that does not find it there sees another
+            store, as where a folder is not shared by all nodes. Empty: nobody looks.
+    """
 
     store: Store
     execution: Execution
@@ -137,6 +142,7 @@ class WorkerSettings:
     image_format: ImageFormat = "png"
     denoiser_memory_gb: float = 4.0
     decoder: Decoder = field(default_factory=PixelDecoder)
+    mark: str = ""
 
 
 @dataclass(frozen=True, eq=False)

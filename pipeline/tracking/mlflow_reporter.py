@@ -26,6 +26,7 @@ from pipeline.tracking.views import View, envelope
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 MAX_COMPARED = 10  # runs of the page that compares; more make columns too narrow and addresses too long
+SETTLE_SECONDS = 30.0  # a disk may be slow, and so may the start of the process that sends
 ID_SECONDS = 5.0  # that a link of the reporter waits for the experiment's id
 
 
@@ -104,6 +105,10 @@ class MlflowReporter:
             False if the server could not be reached in that time: a warning says where the reports are kept.
         """
         return self._hub.flush(self.flush_timeout if timeout is None else timeout)
+
+    def settle(self) -> None:
+        """Waits until what was reported is on the disk, from where another process sends it."""
+        self._hub.settle(SETTLE_SECONDS)
 
     def replay_pending(self) -> None:
         """Has what earlier jobs left in the spool sent. Opening a run does the same."""
@@ -196,7 +201,8 @@ class MlflowRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close("FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED")
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.close("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
 
     def _put(self, operation: Operation, attachment: Any = None) -> None:
         if self._is_closed:

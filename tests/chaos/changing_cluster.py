@@ -3,7 +3,6 @@
 Two logical nodes with room for one actor each, and a head with none. Each of them is killed and replaced.
 """
 
-import os
 import sys
 import time
 from typing import Any
@@ -20,8 +19,7 @@ _MEMORY = 100 * 2**20
 
 
 def main(store: Store, count: int) -> None:
-    for name, value in session._ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    session.set_environment()
     import ray
     from ray.cluster_utils import Cluster
 

@@ -39,6 +39,9 @@ class PacedReporter:
     def link(self, tags: Mapping[str, str]) -> str:
         return ""
 
+    def settle(self) -> None:
+        pass
+
 
 def settings(steps: int) -> TrainingSettings:
     return make_settings(steps, checkpoint_kimg=INTERVAL * BATCH / 1000)

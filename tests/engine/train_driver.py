@@ -44,6 +44,9 @@ class HoldingReporter:
     def link(self, tags: Mapping[str, str]) -> str:
         return ""
 
+    def settle(self) -> None:
+        pass
+
 
 def main(folder: Path, num_workers: int, steps: int) -> None:
     workers = Workers(num_workers=num_workers, device="cpu", timeout_s=60)
