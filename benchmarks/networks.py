@@ -29,7 +29,7 @@ class Case:
 
     @property
     def quick(self) -> "Case":
-        return replace(self, batch=8, training_batch=8, steps=2)
+        return replace(self, batch=8, steps=2)
 
     @property
     def model(self) -> ModelSpec:

@@ -16,6 +16,7 @@ from pipeline.networks.layers import (
     Init,
     Resample,
     conv,
+    dropout,
     group_norm,
     linear,
     planar,
@@ -88,7 +89,7 @@ class Block(nn.Module):
         """x: (N, num_in, H, W), emb: (N, num_emb) -> (N, num_out, H', W')."""
         y = self.conv0(self.resample(silu_(self.norm0(x))))
         y = self._condition(y, self.affine(emb)[:, :, None, None])
-        y = F.dropout(silu_(y), self.style.dropout, self.training)
+        y = dropout(silu_(y), self.style.dropout, self.training)
         x = self.conv1(y).add_(self.skip(self.resample(x))).mul_(self.style.skip_scale)
         if self.num_heads > 0:
             x = (x + self._attend(self.norm2(x))).mul_(self.style.skip_scale)

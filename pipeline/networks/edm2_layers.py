@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.networks.layers import Resample, planar, resampling
+from pipeline.networks.layers import Resample, dropout, planar, resampling
 
 EPS = 1e-4  # added to a magnitude before dividing by it
 SILU_MAGNITUDE = 0.596  # of silu(x), x ~ N(0, 1); the published rounding of 0.59562
@@ -168,7 +168,7 @@ class MPBlock(nn.Module):
         y = self.conv_res0(mp_silu(x))
         scale = self.emb_linear(emb, self.emb_gain) + 1
         y = mp_silu(y * scale[:, :, None, None].to(y.dtype))
-        y = self.conv_res1(F.dropout(y, self.dropout, self.training))
+        y = self.conv_res1(dropout(y, self.dropout, self.training))
         if self.flavor == "dec":
             x = self._skip(x)
         x = mp_sum(x, y, self.res_balance)

@@ -20,15 +20,29 @@ KERNEL = Path(__file__).with_name("winograd.cpp")
 POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
 WIDE = 16  # channels come in multiples of it
 LEAST = 32  # channels, below which the definition is as fast
-_OPERATOR = "sigmasweep::conv3x3"
+_OPERATOR = "sigmasweep::conv3x3"  # of products, (36, C, K)
+_TRAINED = "sigmasweep::trained_conv3x3"  # of the weights themselves, (K, C, 3, 3) in float32
 
 torch.library.define(_OPERATOR, "(Tensor x, Tensor weight, Tensor bias) -> Tensor")
+torch.library.define(_TRAINED, "(Tensor x, Tensor weight, Tensor bias) -> Tensor")
+torch.library.define(f"{_TRAINED}_image_gradient", "(Tensor grad, Tensor weight) -> Tensor")
+torch.library.define(f"{_TRAINED}_weight_gradient", "(Tensor x, Tensor grad) -> Tensor")
 
 
-@torch.library.register_fake(_OPERATOR)  # type: ignore[untyped-decorator]
-def _shape_of(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG001
+def _like(x: Tensor, channels: int) -> Tensor:
     n, _, h, w = x.shape
-    return torch.empty((n, weight.shape[2], h, w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return torch.empty((n, channels, h, w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _weight_like(x: Tensor, grad: Tensor) -> Tensor:
+    shape = grad.shape[1], x.shape[1], 3, 3
+    return torch.empty(shape, dtype=torch.float32, device=x.device, memory_format=torch.channels_last)
+
+
+torch.library.register_fake(_OPERATOR, lambda x, weight, bias: _like(x, weight.shape[2]))  # noqa: ARG005
+torch.library.register_fake(_TRAINED, lambda x, weight, bias: _like(x, weight.shape[0]))  # noqa: ARG005
+torch.library.register_fake(f"{_TRAINED}_image_gradient", lambda grad, weight: _like(grad, weight.shape[1]))
+torch.library.register_fake(f"{_TRAINED}_weight_gradient", _weight_like)
 
 
 def weight_map() -> Tensor:
@@ -76,26 +90,14 @@ class WinogradConv2d(nn.Module):
 
 
 class TrainedWinogradConv2d(nn.Conv2d):
-    """A convolution with the parameters of `nn.Conv2d`, for training: answers and gradients of images take Winograd's
-    way, gradients of weights torch's."""
+    """A convolution with the parameters of `nn.Conv2d`, for training: answers and gradients take Winograd's way."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, K, H, W), channels-last; under autocast in its type."""
-        y: Tensor = _convolution(x, self.weight, self.bias)
+        """(N, C, H, W) -> (N, K, H, W), channels-last. Under autocast images are of its type, weights are not."""
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        y: Tensor = torch.ops.sigmasweep.trained_conv3x3(x, self.weight, self.bias)
         return y
-
-
-@torch.library.custom_op("sigmasweep::trained_conv3x3", mutates_args=())
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """An operator of its own, which the compiler leaves whole."""
-    y: Tensor = torch.ops.sigmasweep.conv3x3(x, transformed(weight), bias.float())
-    return y
-
-
-@_convolution.register_fake
-def _shape_of_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG001
-    n, _, h, w = x.shape
-    return torch.empty((n, len(weight), h, w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG001
@@ -104,19 +106,12 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
     x, weight = ctx.saved_tensors
-    images = None
-    if ctx.needs_input_grad[0]:
-        turned = weight.flip(2, 3).transpose(0, 1)
-        images = _convolution(grad, turned, grad.new_zeros(len(turned)))
-    one = [1, 1]
-    _, weights, bias = torch.ops.aten.convolution_backward(
-        grad, x, weight, [len(weight)], one, one, one, False, [0, 0], 1, [False, True, True]
-    )
-    return images, weights, bias
+    operators = torch.ops.sigmasweep
+    images = operators.trained_conv3x3_image_gradient(grad, weight) if ctx.needs_input_grad[0] else None
+    return images, operators.trained_conv3x3_weight_gradient(x, grad), grad.sum(dim=(0, 2, 3), dtype=torch.float32)
 
 
-_convolution.register_autograd(_gradients, setup_context=_save)
-_convolution.register_autocast("cpu", torch.bfloat16)
+torch.library.register_autograd(_TRAINED, _gradients, setup_context=_save)
 
 
 def fits(layer: nn.Module) -> bool:

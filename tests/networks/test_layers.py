@@ -1,11 +1,12 @@
 """The parts of the U-Nets against closed forms."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from pipeline.networks.layers import group_norm, one_hot, planar, positional_embedding, resampling
+from pipeline.networks.layers import dropout, group_norm, one_hot, planar, positional_embedding, resampling
 
 
 def test_the_positional_embedding_is_sines_then_cosines_from_frequency_1_to_1_in_10000() -> None:
@@ -48,3 +49,48 @@ def test_resampling_averages_down_and_repeats_up() -> None:
     assert down.tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
     assert resampling("up")(down)[0, 0, 0].tolist() == [2.5, 2.5, 4.5, 4.5]
     assert torch.equal(resampling("none")(x), x)
+
+
+@pytest.fixture(scope="module")
+def compiled_dropout() -> Callable[..., torch.Tensor]:
+    made: Callable[..., torch.Tensor] = torch.compile(dropout)
+    return made
+
+
+def _masks(compiled: Callable[..., torch.Tensor], count: int) -> torch.Tensor:
+    """Which of 2^19 elements were dropped, less the share that should be; (count, 2^19), standardized."""
+    ones = torch.ones(8, 64, 32, 32).to(memory_format=torch.channels_last)
+    dropped = torch.stack([compiled(ones, 0.13, True) == 0 for _ in range(count)]).flatten(1)
+    return (dropped.double() - 0.13) / math.sqrt(0.13 * 0.87)
+
+
+def test_compiled_dropout_is_as_independent_as_chance(compiled_dropout: Callable[..., torch.Tensor]) -> None:
+    """Shares, and correlations between masks and between neighbours in every direction, within 5 standard errors."""
+    torch.manual_seed(0)
+    masks = _masks(compiled_dropout, 4)
+    allowed = 5 / math.sqrt(masks.shape[1])
+    assert float(masks.mean(dim=1).abs().max()) < allowed
+    between = masks @ masks.T / masks.shape[1]
+    assert float((between - torch.diag(between.diagonal())).abs().max()) < allowed
+    for shift in (1, 2, 32, 64, 1024, 2**11, 2**16):
+        assert float((masks[0] * masks[0].roll(shift)).mean().abs()) < allowed, shift
+
+
+def test_compiled_dropout_is_a_function_of_torchs_seed(compiled_dropout: Callable[..., torch.Tensor]) -> None:
+    torch.manual_seed(5)
+    first = _masks(compiled_dropout, 2)
+    torch.manual_seed(5)
+    assert torch.equal(_masks(compiled_dropout, 2), first)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_compiled_dropout_keeps_the_mean_and_drops_the_same_gradients(
+    compiled_dropout: Callable[..., torch.Tensor],
+) -> None:
+    x = torch.full((4, 16, 8, 8), 3.0, requires_grad=True)
+    y = compiled_dropout(x, 0.25, True)
+    assert set(y.unique().tolist()) == {0.0, 4.0}
+    torch.autograd.backward(y.sum())
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, y.detach() / 3)
+    assert compiled_dropout(x, 0.25, False).equal(x)
