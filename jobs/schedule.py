@@ -10,12 +10,10 @@ Exit codes of fire: 0 good, 1 failed, 2 a mistake in the settings, 3 alarm: a re
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
 
 from jobs import cli
 from jobs.context import cost, open_store, tracked
@@ -93,10 +91,5 @@ def main(argv: Sequence[str]) -> int:
     return cli.run(ScheduleJob, jobs[verb], __doc__, dry_run, others)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what runs is ended in order
     sys.exit(main(sys.argv[1:]))

@@ -10,8 +10,8 @@ from jobs import cli
 from jobs.benchmark import run_benchmark
 from jobs.checkpoints import title_of
 from jobs.context import open_store
+from pipeline.config.checkpoints import CheckpointSettings
 from pipeline.config.schedule import ScheduleJob
-from pipeline.config.settings import CheckpointSettings
 from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine import slots

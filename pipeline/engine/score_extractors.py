@@ -40,7 +40,9 @@ def _has(settings: ExtractorSettings, metrics: MetricSettings, is_first: bool) -
     if settings.classes == "own":
         found.add("class_logits")
     if metrics.reference_npz is None or not is_first:
-        found |= {"reference", "reference_labels", *(["held_out"] if metrics.held_out else [])}
+        found |= {"reference", "reference_labels"}
+        if metrics.held_out:
+            found.add("held_out")
     return frozenset(found)
 
 

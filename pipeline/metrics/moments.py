@@ -60,7 +60,7 @@ class Gaussian:
         if self.count is not None and self.count <= d:
             return None
         try:
-            lower: Float64 = np.linalg.cholesky(self.covariance)
+            lower: Float64 = np.linalg.cholesky(self.covariance).astype(np.float64, copy=False)
         except np.linalg.LinAlgError:
             return None
         pivots = np.square(np.diagonal(lower))

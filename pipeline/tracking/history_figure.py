@@ -51,7 +51,7 @@ def distance_over_time(marks: Sequence[Mark], missed: Sequence[datetime], title:
     _ring(axes, [mark for mark in marks if mark.alarm], "X", _ALARM, "alarm")
     _ring(axes, [mark for mark in marks if mark.champion], "*", "#F0C000", "new champion")
     if missed:
-        axes.plot(missed, [0.02] * len(missed), "|", color=_FAINT, ms=14, mew=2, label="missed",
+        axes.plot(_days(missed), [0.02] * len(missed), "|", color=_FAINT, ms=14, mew=2, label="missed",
                   transform=axes.get_xaxis_transform())  # fmt: skip
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
     axes.set_ylabel(y_label)
@@ -71,15 +71,22 @@ def distance_over_time(marks: Sequence[Mark], missed: Sequence[datetime], title:
 def _draw(axes: "Axes", marks: Sequence[Mark], setting: str, colour: str) -> None:
     below = [mark.distance - (mark.distance if mark.low is None else mark.low) for mark in marks]
     above = [(mark.distance if mark.high is None else mark.high) - mark.distance for mark in marks]
-    x, y = [mark.instant for mark in marks], [mark.distance for mark in marks]
+    x, y = _days([mark.instant for mark in marks]), [mark.distance for mark in marks]
     axes.errorbar(x, y, yerr=[below, above], color=colour, marker="o", ms=5, lw=1.4, capsize=2.5, elinewidth=1,
                   label=setting, zorder=3)  # fmt: skip
 
 
 def _ring(axes: "Axes", marks: Sequence[Mark], marker: str, colour: str, label: str) -> None:
     if marks:
-        axes.scatter([mark.instant for mark in marks], [mark.distance for mark in marks], marker=marker, s=170,
+        axes.scatter(_days([mark.instant for mark in marks]), [mark.distance for mark in marks], marker=marker, s=170,
                      color=colour, edgecolors="#222222", linewidths=0.8, zorder=5, label=label)  # fmt: skip
+
+
+def _days(instants: Sequence[datetime]) -> list[float]:
+    """As matplotlib counts them."""
+    from matplotlib.dates import date2num
+
+    return [float(date2num(instant)) for instant in instants]
 
 
 def _dates(axes: "Axes", instants: Sequence[datetime]) -> None:

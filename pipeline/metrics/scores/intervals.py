@@ -44,8 +44,8 @@ def of_share(are: NDArray[np.bool_], strata: Strata = None) -> Estimate:
     tell the share as exactly (Kish 1965, Survey Sampling, sec. 8.2: the effective number)."""
     n, share = len(are), float(are.mean())
     found = wilson(int(are.sum()), n)
-    if _usable(strata) is not None and 0 < share < 1:
-        found = wilson_of_share(share, n * max(share * (1 - share) / _variance_within(are, strata), 1.0))
+    if (known := _usable(strata)) is not None and 0 < share < 1:
+        found = wilson_of_share(share, n * max(share * (1 - share) / _variance_within(are, known), 1.0))
     return Estimate(found.value, found.low, found.high)
 
 
@@ -55,10 +55,11 @@ def of_median(values: Float64, strata: Strata = None) -> Estimate:
     the median varies less. Without an interval where there are fewer than six."""
     n, ordered = len(values), np.sort(values)
     median = float(np.median(values))
-    if _usable(strata) is None:
+    known = _usable(strata)
+    if known is None:
         low, high = int(binom.ppf(0.025, n, 0.5)) - 1, int(binom.ppf(0.975, n, 0.5))
     else:
-        half = QUANTILE * float(np.sqrt(n * min(_variance_within(values < median, strata), 0.25)))
+        half = QUANTILE * float(np.sqrt(n * min(_variance_within(values < median, known), 0.25)))
         low, high = int(np.floor(n / 2 - half)) - 1, int(np.ceil(n / 2 + half))
     if low < 0 or high >= n or n < 6:
         return Estimate(median)
@@ -70,7 +71,7 @@ def _usable(strata: Strata) -> Strata:
     return strata if strata is not None and len(strata) >= 2 * len(np.unique(strata)) else None
 
 
-def _variance_within(are: NDArray[np.bool_], strata: Strata) -> float:
+def _variance_within(are: NDArray[np.bool_], strata: NDArray[np.int64]) -> float:
     """p (1 - p) of each class, averaged over the images; as if each class had one more image of either kind, for a
     class of which all are, or none, is not known to be so."""
     _, which = np.unique(strata, return_inverse=True)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pipeline.metrics.frechet import frechet_distance
 from pipeline.metrics.moments import Moments
 from pipeline.metrics.scores.base import ClassRow, Estimate, FeatureSet, Found, Need, Number, Prepared
-from pipeline.metrics.scores.intervals import QUANTILE, around, of_share
-from pipeline.metrics.uncertainty import Influence, half_width
+from pipeline.metrics.scores.intervals import around, of_share
+from pipeline.metrics.uncertainty import QUANTILE, Influence, half_width
 
 _LEAST = "the least of several has none"
 _MEAN = "the mean over classes of the distance of so many images of each"
