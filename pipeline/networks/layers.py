@@ -59,7 +59,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """torch's dropout; compiled for a CPU, with bits that cost less.
 
     There the compiler draws element by element (Philox, ten rounds, no vector instructions), which takes as long as a
-    convolution. A hash of the element's place and of two numbers of torch's generator does for a mask.
+    convolution. A hash of the element's place and of a number of torch's generator does for a mask.
     """
     if training and p > 0 and torch.compiler.is_compiling() and x.device.type == "cpu":
         return torch.where(_hashed(x) >= round(p * 2**32) - 2**31, x / (1 - p), 0)
@@ -67,16 +67,14 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def _hashed(x: Tensor) -> Tensor:
-    """An int32 for every element of an image, (N, C, H, W): two rounds of Wellons' lowbias32, each with a new key."""
+    """An int32 for every element of images, (N, C, H, W): Wellons' hash lowbias32 of its place and a key. Of the masks of
+    two keys one may be the other, moved along; with as many elements as images have, that is one pair of thousands."""
     n, c, h, w = x.shape
-    keys = torch.randint(-(2**31), 2**31, (2,), dtype=torch.int32, device=x.device)
-    bits = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(n, h, w, c).permute(0, 3, 1, 2)
-    for key in keys:
-        bits = bits + key
-        bits = (bits ^ (bits >> 16 & 0xFFFF)) * 0x7FEB352D
-        bits = (bits ^ (bits >> 15 & 0x1FFFF)) * (0x846CA68B - 2**32)
-        bits = bits ^ (bits >> 16 & 0xFFFF)
-    return bits
+    key = torch.randint(-(2**31), 2**31, (1,), dtype=torch.int32, device=x.device)
+    bits = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(n, h, w, c).permute(0, 3, 1, 2) + key
+    bits = (bits ^ (bits >> 16 & 0xFFFF)) * 0x7FEB352D
+    bits = (bits ^ (bits >> 15 & 0x1FFFF)) * (0x846CA68B - 2**32)
+    return bits ^ (bits >> 16 & 0xFFFF)
 
 
 def silu_(x: Tensor) -> Tensor:
