@@ -67,7 +67,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def _hashed(x: Tensor) -> Tensor:
-    """An int32 for every element of images, (N, C, H, W): Wellons' hash lowbias32 of its place and a key. Of the masks of
+    """An int32 for every element of (N, C, H, W): Wellons' hash lowbias32 of its place and a key. Of the masks of
     two keys one may be the other, moved along; with as many elements as images have, that is one pair of thousands."""
     n, c, h, w = x.shape
     key = torch.randint(-(2**31), 2**31, (1,), dtype=torch.int32, device=x.device)
