@@ -80,8 +80,14 @@ def alone(store: Store, kind: str, work: Frozen) -> Iterator[None]:
         yield
         return
     name = "-".join([kind, *([settings["name"]] if "name" in settings else []), digest(settings)[:12]])
-    with held(store, f"jobs/{name}", say):
-        yield
+    lease = None
+    try:
+        with held(store, f"jobs/{name}", say) as lease:
+            yield
+    except UserError:  # nothing was done
+        if lease is not None:
+            lease.forget()
+        raise
 
 
 def engine_points(settings: GenerateSettings) -> list[Point]:

@@ -24,8 +24,8 @@ SEAM = re.compile(r"<[^<>]*>|\d+|[;:.,] |^- |['`()/]|while |times |(?= needs the
 def texts() -> list[str]:
     """The constant pieces of every text in the code, those around `%s` apart, and what is no Python."""
     found = [(ROOT / "Makefile").read_text(), os.strerror(errno.ENOSPC)]
-    for folder in ("pipeline", "jobs", "tests/report"):
-        for path in (ROOT / folder).rglob("*.py"):
+    for pattern in ("pipeline/**/*.py", "jobs/**/*.py", "tests/browser.py"):
+        for path in ROOT.glob(pattern):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found += re.split(r"%[sdr]", node.value)

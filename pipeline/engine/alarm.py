@@ -170,8 +170,18 @@ def _change(new: Measured, old: Measured, margin: Margin, settings: int) -> Chan
     quantiles = float(ndtri(1 - margin.level / settings) + ndtri(0.8))
     return Change(
         new.name, plain.value, plain.value - reach, plain.value + reach, plain.paired, beyond.value, beyond.p,
-        allowed + quantiles * beyond.error,
+        _visible(allowed, quantiles * beyond.error, old.distance),
     )  # fmt: skip
+
+
+def _visible(allowed: float, reach: float, distance: float) -> float:
+    """The regression v with v = allowed + reach at v: the influences of a larger distance are larger, to first order as
+    its square root."""
+    if distance <= 0:
+        return allowed + reach
+    share = reach * reach / distance  # (v - allowed)^2 = share (distance + v), solved for v
+    half = allowed + share / 2
+    return half + math.sqrt(half * half - allowed * allowed + share * distance)
 
 
 def _sentence(change: Change, margin: Margin, settings: int) -> str:

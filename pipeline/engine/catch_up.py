@@ -40,7 +40,10 @@ def due(times: Cron, ledger: Ledger, now: datetime) -> list[datetime]:
     settled = ledger.settled(now)
     if settled is None:
         return []
-    return [instant for instant in times.between(settled, now) if instant not in ledger.outcomes]
+    missed_until = max(ledger.gaps, default=settled)
+    return [
+        instant for instant in times.between(settled, now) if instant not in ledger.outcomes and instant > missed_until
+    ]
 
 
 def decide(

@@ -105,8 +105,9 @@ def test_the_same_images_again_are_no_regression_even_without_a_margin() -> None
 def test_with_more_settings_each_must_be_surer() -> None:
     rng = np.random.default_rng(6)
     noise = rng.standard_normal((N, D))
-    old = measured(1.3 * noise)
-    new = next(m for step in range(1000) if contrast(m := measured((1.3 + step * 1e-4) * noise), old).p < 0.0009)
+    old, other = measured(1.3 * noise), rng.standard_normal((N, D))
+    scales = np.arange(1.3, 1.6, 0.001)
+    new = next(m for scale in scales if contrast(m := measured(scale * other, 9000), old).p < 0.0009)
     assert judge([new], [old], Margin(0.0)).verdict == "regression"
     settings = [measured(1.3 * noise, name=f"other {k}") for k in range(9)]
     assert judge([new, *settings], [old, *settings], Margin(0.0)).verdict == "doubtful"

@@ -1,6 +1,7 @@
 """EDM2's U-Net against published counts, a second implementation, and what must hold for any network here."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -236,15 +237,11 @@ def test_the_weights_survive_a_safetensors_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("train", [False, True])
 def test_the_whole_network_is_one_graph(train: bool) -> None:
-    net = filled(SMALL.build(16, 3, 4)).train(train)
+    net = filled(replace(SMALL, dropout=0.0).build(16, 3, 4)).train(train)  # compiled, it has masks of its own
     x, c_noise, labels = inputs()
     torch._dynamo.reset()
     compiled = torch.compile(net, fullgraph=True, backend="eager")
-    outs = []
-    for module in (compiled, net):
-        torch.manual_seed(0)
-        outs.append(module(x, c_noise, labels))
-    torch.testing.assert_close(*outs)
+    torch.testing.assert_close(compiled(x, c_noise, labels), net(x, c_noise, labels))
 
 
 @pytest.mark.slow

@@ -506,7 +506,7 @@ def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
     good = json.loads((folder / "config.json").read_text())
     model = good["model"]
     for content, problem in (
-        ({**good, "version": 2}, "version 2"),
+        ({**good, "version": 0}, "format 0"),
         ({**good, "model": {**model, "network": {"kind": "mpl"}}}, "network"),
         ({**good, "model": {**model, "resolution": 8}}, r"first\.weight of shape"),
         ({**good, "model": {**model, "network": {**model["network"], "num_layers": 3}}}, "layers.2.* is missing"),
