@@ -27,6 +27,7 @@ from pipeline.engine.paces import Conditions
 from pipeline.engine.placement import Placement, expected_workers, place
 from pipeline.engine.progress import say
 from pipeline.engine.work import Setting
+from pipeline.errors import UserError
 from pipeline.tracking.links import default_spool, default_tracking_uri
 from pipeline.tracking.mlflow_reporter import MlflowReporter
 from pipeline.training.progress import duration

@@ -1,21 +1,10 @@
-"""Two processes run the tests (`make unit`): what starts Ray or MLflow's server stays together in one of them, where it
-mostly waits, and the rest keeps the other busy."""
+"""What tests of several folders share."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.object_server import ObjectServer, object_server
-
-ROOT = Path(__file__).parent
-WAITING = ("engine", "jobs", "tracking")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        folder = item.path.relative_to(ROOT).parts[0]
-        item.add_marker(pytest.mark.xdist_group("services" if folder in WAITING else item.path.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)
