@@ -81,8 +81,7 @@ class Hub:
         self._fresh = now_ms()  # what was denied before may have been another process's password: one try of our own
         if not self.settle(timeout):
             return False
-        there = [path for path in self.folder.files() if path.exists() and written_format(path) <= FORMAT]
-        waiting = [(path, path.stat().st_size) for path in there]
+        waiting = [spool for path in self.folder.files() if (spool := _to_be_sent(path)) is not None]
         next_look = 0.0
         while waiting := [(path, size) for path, size in waiting if not _is_sent(path, size)]:
             if time.monotonic() > deadline or self._denial().get("started_by") == os.getpid():
@@ -242,6 +241,14 @@ def _problem(status: Mapping[str, Any]) -> str:
     """What a sender met, as it goes on after the server's address; empty where all is well."""
     found = str(status.get("problem", "")).partition("\n")[0]
     return found if not found or status.get("denied") else f"cannot be reached ({found[:160]})"
+
+
+def _to_be_sent(path: Path) -> tuple[Path, int] | None:
+    """A spool and its size; None of one that is a later version's, or that the sender removed meanwhile."""
+    try:
+        return (path, path.stat().st_size) if written_format(path) <= FORMAT else None
+    except FileNotFoundError:
+        return None
 
 
 def _is_sent(path: Path, size: int) -> bool:

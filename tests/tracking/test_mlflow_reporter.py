@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.reporting import Reporter, Run
-from pipeline.tracking import links
+from pipeline.tracking import hub, links
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.mlflow_reporter import MlflowReporter
 from pipeline.tracking.spool import SpoolFolder, read_json
@@ -247,3 +247,11 @@ def test_links_hold_no_password() -> None:
 def test_the_command_for_the_ui_names_the_database(tmp_path: Path) -> None:
     assert f"--backend-store-uri 'sqlite:///{tmp_path}/a b.db'" in links.ui_command(f"sqlite:///{tmp_path}/a b.db")
     assert links.ui_command("http://host:5000") == ""
+
+
+def test_a_spool_that_the_sender_removes_meanwhile_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "1-2-3.jsonl"
+    path.write_text('{"op": "open", "format": 1}\n')
+    assert hub._to_be_sent(path) == (path, path.stat().st_size)
+    path.unlink()
+    assert hub._to_be_sent(path) is None
