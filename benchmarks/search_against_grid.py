@@ -1,7 +1,7 @@
 """Search against brute force: both find a winner, and both winners are measured again on fresh seeds, in pairs.
 
     python -m benchmarks.search_against_grid --store runs/fashion-mnist/store --training fashion-mnist \
-        --dataset train-images --classifier-dataset test-images
+        --dataset train-images --classifier-dataset test-images --execution "{compile: ahead, convolution: winograd}"
 
 The grid is 4 deterministic solvers x 4 numbers of steps x 4 values of rho = 64 settings. The search has the same
 space, with all values between, and a fifth of the grid's network evaluations. Then the two settings of the least
@@ -9,7 +9,7 @@ distance are measured on 5,000 seeds that neither was chosen by; told is by how 
 upper end of the 95 % interval of the paired difference. Exit code 1 where that end is 3 % or more, or the search spent
 more than a fifth.
 
-An hour or two on two cores for a network of a million parameters; started again it goes on where it was. `--quick` (100
+An hour on two cores for a network of a million parameters; started again it goes on where it was. `--quick` (100
 images of 12 settings) takes two minutes and shows only that it works: so few images tell no winner.
 """
 
@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from jobs.context import point_of
 from pipeline.config.load import validate
@@ -58,7 +60,7 @@ class Size:
     trajectories: int
 
 
-FULL = Size((400, 1000, 2000), 4, 4, 8, 200, FRESH, 200)
+FULL = Size((200, 500, 1000), 4, 4, 8, 100, FRESH, 100)
 QUICK = Size((20, 100), 3, 2, 4, 20, Seeds(1_000_000, 100), 0)  # no trajectories: they alone would take the budget
 
 
@@ -97,7 +99,8 @@ def make_bench(options: argparse.Namespace, size: Size, budget: float) -> Bench:
             "sampler.timesteps.rho": {"low": 3.0, "high": 12.0},
         },
         "budget": {"nfe": budget}, "images": list(size.images), "generation": size.generation, "final": None,
-        "grid_points": size.grid_points, "execution": {"batch_size": size.chunk // 2, "chunk_size": size.chunk},
+        "grid_points": size.grid_points,
+        "execution": {"batch_size": min(size.chunk, 25), "chunk_size": size.chunk, **options.execution},
         "metrics": {
             "extractors": [extractor], "dataset": options.dataset, "classifier_dataset": options.classifier_dataset,
             "trajectory": {"num_seeds": size.trajectories} if size.trajectories else None,
@@ -178,6 +181,7 @@ def arguments(about: str | None, argv: Sequence[str] | None) -> argparse.Namespa
     parser.add_argument("--classifier-dataset", help="what the classifier, whose features are compared, learns from")
     parser.add_argument("--file", help="an extractor in a file instead, with --sha256")
     parser.add_argument("--sha256")
+    parser.add_argument("--execution", type=yaml.safe_load, default={}, help='as in settings: "{precision: bf16}"')
     parser.add_argument("--actors", type=int, help="default: one for every CPU or GPU; 0: this process")
     parser.add_argument("--quick", action="store_true", help="small: does it work?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")

@@ -14,6 +14,7 @@ from pipeline.engine.devices import Device, as_dtype, fixed_compiler
 from pipeline.engine.pulse import Pulse
 from pipeline.engine.work import WorkerSettings
 from pipeline.errors import CheckpointError
+from pipeline.networks.heap import keep_freed_memory
 from pipeline.networks.winograd import KERNEL, use_winograd
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import Snapshot, build_denoiser
@@ -69,6 +70,8 @@ def load_denoiser(model: ModelSpec, weights: bytes, execution: Execution, device
         CheckpointError: the weights do not fit the model.
         SettingsError: it is to be compiled, and cannot be.
     """
+    if device == "cpu":
+        keep_freed_memory()
     denoiser = build_denoiser(model, weights, as_dtype(execution.precision), device)
     if execution.channels_last:
         denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

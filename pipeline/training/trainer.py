@@ -14,6 +14,7 @@ from pipeline.data.private_folder import private_folder
 from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
 from pipeline.networks.edm2_layers import normalize_weights
+from pipeline.networks.heap import keep_freed_memory
 from pipeline.networks.winograd import KERNEL, train_with_winograd
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.checkpoint import RAW, Checkpoint
@@ -48,6 +49,8 @@ class Trainer:
         if settings.batch_size < place.world_size:
             problem = f"must be at least the number of workers, {place.world_size} (got {settings.batch_size})"
             raise SettingsError("training.batch_size", problem)
+        if place.device.type == "cpu":
+            keep_freed_memory()
         self.position = 0  # images seen
         self.num_updates = 0  # steps that moved the weights
         self.num_not_finite = 0  # images whose loss was NaN or infinite, as of the last summary
