@@ -18,7 +18,7 @@ from itertools import combinations
 from typing import Any
 
 from benchmarks.search_against_grid import FULL, QUICK, Bench, Size, arguments, make_bench
-from pipeline.config.settings import TrajectorySettings
+from pipeline.config.measuring import TrajectorySettings
 from pipeline.data.trajectories import read_errors
 from pipeline.engine.evaluation import evaluate
 from pipeline.engine.generation import PointResult, Seeds

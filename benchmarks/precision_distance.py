@@ -25,7 +25,7 @@ if __package__ in (None, ""):  # run as a file
 from jobs.context import engine_actors, engine_points, engine_seeds, measures_of
 from jobs.study import of_training
 from pipeline.config.load import load
-from pipeline.config.settings import StudyJob
+from pipeline.config.studies import StudyJob
 from pipeline.data.features import read_features
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store

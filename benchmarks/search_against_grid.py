@@ -25,8 +25,8 @@ import yaml
 
 from jobs.context import point_of
 from pipeline.config.load import validate
+from pipeline.config.measuring import MetricSettings
 from pipeline.config.search import SearchSettings
-from pipeline.config.settings import MetricSettings
 from pipeline.data.store import Store
 from pipeline.engine.evaluation import Evaluation, evaluate
 from pipeline.engine.generation import PointResult, Seeds, generate

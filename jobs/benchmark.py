@@ -22,8 +22,9 @@ from jobs.context import (
 from jobs.cost import cost_without_checkpoint
 from jobs.report import report_folder, write_report
 from jobs.screen import colour_runs, note, print_addresses, view_of
+from pipeline.config.benchmarks import BenchmarkJob, BenchmarkSettings
+from pipeline.config.job import Job
 from pipeline.config.published import Published
-from pipeline.config.settings import BenchmarkJob, BenchmarkSettings, Job
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.engine.benchmark import BenchmarkResult, benchmark

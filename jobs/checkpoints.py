@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.config.checkpoints import CheckpointSettings, is_address
+from pipeline.config.job import Job
 from pipeline.config.load import validate
-from pipeline.config.settings import Job
 from pipeline.data.store import Store
 from pipeline.errors import CheckpointError
 from pipeline.tracking.links import default_tracking_uri

@@ -10,8 +10,8 @@ import yaml
 from jobs.places import check_places
 from jobs.stopping import Terminated, stoppable
 from pipeline.addresses import public, without_user
+from pipeline.config.job import Job
 from pipeline.config.load import load
-from pipeline.config.settings import Job
 from pipeline.data.unpickle import printable
 from pipeline.errors import RunFailedError, SigmasweepError, UserError
 

@@ -18,8 +18,9 @@ from jobs.context import (
 )
 from jobs.places import check_store
 from jobs.screen import print_addresses
+from pipeline.config.benchmarks import BenchmarkJob, ComparedSettings, CompareJob
 from pipeline.config.load import load, read
-from pipeline.config.settings import BenchmarkJob, ComparedSettings, CompareJob, EvaluateJob
+from pipeline.config.measuring import EvaluateJob
 from pipeline.data.dry_store import DryStore
 from pipeline.digests import digest
 from pipeline.engine.comparison import Compared, chosen, compare_two, comparison_table, of_setting

@@ -4,18 +4,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.config.benchmarks import BenchmarkSettings
+from pipeline.config.generation import GenerateSettings, SeedSettings
+from pipeline.config.job import Job
+from pipeline.config.measuring import EvaluateJob, MetricSettings
+from pipeline.config.optimized_grid import OptimizeGridJob
 from pipeline.config.places import written_keys
+from pipeline.config.points import PointSettings
 from pipeline.config.search import SearchSettings
-from pipeline.config.settings import (
-    BenchmarkSettings,
-    EvaluateJob,
-    GenerateSettings,
-    Job,
-    MetricSettings,
-    OptimizeGridJob,
-    PointSettings,
-    SeedSettings,
-)
 from pipeline.data.lease import held
 from pipeline.data.store import Store
 from pipeline.diffusion.timesteps import AdaptiveSteps

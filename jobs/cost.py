@@ -3,7 +3,8 @@
 import math
 
 from jobs.context import engine_points
-from pipeline.config.settings import GenerateSettings, TrainSettings
+from pipeline.config.generation import GenerateSettings
+from pipeline.config.trainings import TrainSettings
 from pipeline.data.dataset import Dataset, DatasetInfo
 from pipeline.data.store import Store
 from pipeline.diffusion.sampling import count_nfe

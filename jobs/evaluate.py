@@ -16,7 +16,7 @@ from jobs.context import (
     open_store,
     tracked,
 )
-from pipeline.config.settings import EvaluateJob
+from pipeline.config.measuring import EvaluateJob
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.digests import digest

@@ -4,7 +4,7 @@ import sys
 
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
-from pipeline.config.settings import ExportCheckpointJob
+from pipeline.config.transfer import ExportCheckpointJob
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.training.importing import export_folder

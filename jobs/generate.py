@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
 from jobs.context import alone, cost, engine_actors, engine_points, engine_seeds, namespace, open_store, tracked
-from pipeline.config.settings import GenerateJob
+from pipeline.config.generation import GenerateJob
 from pipeline.data.dry_store import DryStore
 from pipeline.data.pictures import image_grid
 from pipeline.data.samples import export_png, read_samples

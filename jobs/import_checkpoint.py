@@ -5,7 +5,7 @@ import sys
 from jobs import cli
 from jobs.context import open_store, tracked
 from jobs.registration import register
-from pipeline.config.settings import ImportCheckpointJob
+from pipeline.config.transfer import ImportCheckpointJob
 from pipeline.data.dataset import Dataset
 from pipeline.data.store import Store
 from pipeline.digests import digest

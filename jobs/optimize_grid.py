@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
 from jobs.context import engine_actors, engine_seeds, open_store, point_of
-from pipeline.config.settings import OptimizeGridJob
+from pipeline.config.optimized_grid import OptimizeGridJob
 from pipeline.data.store import Store
 from pipeline.diffusion.grid_search import StepCosts, cheapest_grid
 from pipeline.engine.grids import measure_steps

@@ -2,8 +2,8 @@
 
 import os
 
+from pipeline.config.job import Job
 from pipeline.config.places import is_relative, written
-from pipeline.config.settings import Job
 from pipeline.engine.session import is_submitted
 from pipeline.errors import SettingsError
 

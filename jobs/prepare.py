@@ -4,7 +4,7 @@ import sys
 
 from jobs import cli
 from jobs.context import alone, open_store
-from pipeline.config.settings import DatasetSettings, PrepareJob
+from pipeline.config.datasets import DatasetSettings, PrepareJob
 from pipeline.data.prepare import prepare
 from pipeline.data.store import Store
 

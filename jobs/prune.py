@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from jobs import cli
 from jobs.context import open_store
-from pipeline.config.settings import PruneJob
+from pipeline.config.upkeep import PruneJob
 from pipeline.data.store import Store
 from pipeline.engine.prune import Retention, prunable, summary
 from pipeline.errors import StoreError

@@ -8,7 +8,7 @@ from typing import Any
 from jobs import cli
 from jobs.context import open_reporter
 from jobs.screen import print_addresses
-from pipeline.config.settings import ReportJob
+from pipeline.config.upkeep import ReportJob
 from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.benchmark_record import find_record

@@ -10,7 +10,8 @@ from jobs.cost import training_cost
 from jobs.prepare import prepare_dataset
 from jobs.registration import register
 from jobs.train import run_training
-from pipeline.config.settings import BenchmarkSettings, StudyJob
+from pipeline.config.benchmarks import BenchmarkSettings
+from pipeline.config.studies import StudyJob
 from pipeline.data.dry_store import DryStore
 from pipeline.engine.session import session
 from pipeline.errors import DataError

@@ -6,7 +6,7 @@ from jobs import cli
 from jobs.context import open_reporter, open_store, tracked
 from jobs.cost import check_expected, training_cost
 from jobs.registration import register
-from pipeline.config.settings import TrainJob, TrainSettings
+from pipeline.config.trainings import TrainJob, TrainSettings
 from pipeline.data.dataset import Dataset
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from pipeline.config.load import load, parse_yaml
-from pipeline.config.settings import TrainJob
+from pipeline.config.trainings import TrainJob
 from pipeline.data.prepare import prepare
 from pipeline.data.sources import CifarBinary, Folder, ParquetImages, Source
 from pipeline.data.sources import folder as folder_source

@@ -10,25 +10,20 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from pipeline.config.benchmarks import BenchmarkJob, CompareJob
+from pipeline.config.datasets import PrepareJob
+from pipeline.config.generation import GenerateJob
+from pipeline.config.job import Job
 from pipeline.config.load import field_types
+from pipeline.config.measuring import EvaluateJob
+from pipeline.config.optimized_grid import OptimizeGridJob
 from pipeline.config.schedule import ScheduleJob
 from pipeline.config.search import SearchJob
-from pipeline.config.settings import (
-    BenchmarkJob,
-    CompareJob,
-    EvaluateJob,
-    ExportCheckpointJob,
-    GenerateJob,
-    ImportCheckpointJob,
-    Job,
-    OptimizeGridJob,
-    PrepareJob,
-    PruneJob,
-    ReportJob,
-    StudyJob,
-    TrainJob,
-)
+from pipeline.config.studies import StudyJob
 from pipeline.config.suggest import SuggestJob
+from pipeline.config.trainings import TrainJob
+from pipeline.config.transfer import ExportCheckpointJob, ImportCheckpointJob
+from pipeline.config.upkeep import PruneJob, ReportJob
 from pipeline.data.samples import Execution
 from pipeline.data.sources import Source
 from pipeline.diffusion.guidance import Guidance

@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.cron import Cron
-from pipeline.config.settings import Job, StudyBenchmark
+from pipeline.config.job import Job
+from pipeline.config.studies import StudyBenchmark
 from pipeline.errors import SettingsError
 from pipeline.training.settings import Frozen
 

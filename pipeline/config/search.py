@@ -6,18 +6,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.config.benchmarks import TimingSettings
 from pipeline.config.checkpoints import CheckpointSettings, GuideSettings
+from pipeline.config.generation import ActorSettings, SeedSettings
+from pipeline.config.job import Job
 from pipeline.config.load import shortened, validate
+from pipeline.config.measuring import MetricSettings
 from pipeline.config.places import Written
-from pipeline.config.settings import (
-    ActorSettings,
-    Job,
-    MetricSettings,
-    PointSettings,
-    SamplerSettings,
-    SeedSettings,
-    TimingSettings,
-)
+from pipeline.config.points import PointSettings, SamplerSettings
 from pipeline.config.space import FullGrid, Space, applied, one_by_one, parse_space
 from pipeline.config.sweep import point_name
 from pipeline.data.samples import Execution

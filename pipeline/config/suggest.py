@@ -5,8 +5,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.checkpoints import CheckpointSettings
+from pipeline.config.job import Job
 from pipeline.config.places import Written
-from pipeline.config.settings import Job
 from pipeline.data.samples import Execution
 
 

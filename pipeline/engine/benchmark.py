@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.settings import Keep, TimingSettings, TrajectorySettings
+from pipeline.config.benchmarks import TimingSettings
+from pipeline.config.measuring import Keep, TrajectorySettings
 from pipeline.data.pictures import comparison_picture, image_grid
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.config.settings import MetricSettings
+from pipeline.config.measuring import MetricSettings
 from pipeline.data.dataset import Dataset
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.settings import Keep
+from pipeline.config.measuring import Keep
 from pipeline.data.store import File, Manifest, Store
 from pipeline.engine.retention import Ages, Removal, removals
 from pipeline.errors import StoreError

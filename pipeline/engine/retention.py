@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.config.settings import Keep
+from pipeline.config.measuring import Keep
 from pipeline.data.features import ROOT as FEATURES
 from pipeline.data.samples import (
     ROOT,

@@ -3,7 +3,7 @@ needs."""
 
 from collections.abc import Sequence
 
-from pipeline.config.settings import MetricSettings
+from pipeline.config.measuring import MetricSettings
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import ExtractorSettings
 from pipeline.metrics.scores import Need, Score

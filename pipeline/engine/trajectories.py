@@ -8,7 +8,7 @@ charged for all that it does otherwise: its solver, its steps, and where it begi
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.config.settings import TrajectorySettings
+from pipeline.config.measuring import TrajectorySettings
 from pipeline.data.samples import Execution, read_samples
 from pipeline.data.store import Store
 from pipeline.data.trajectories import commit_errors, read_errors

@@ -11,7 +11,7 @@ from mlflow.pyfunc import PythonModel
 from numpy.typing import NDArray
 
 from pipeline.config.load import validate
-from pipeline.config.settings import SamplerSettings
+from pipeline.config.points import SamplerSettings
 from pipeline.diffusion.decoding import PixelDecoder, quantize
 from pipeline.diffusion.labels import Balanced
 from pipeline.diffusion.preconditioning import Denoiser

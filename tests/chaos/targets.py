@@ -21,8 +21,11 @@ import yaml
 
 from jobs import cli
 from jobs.context import engine_points
+from pipeline.config.generation import GenerateSettings
+from pipeline.config.job import Job
 from pipeline.config.load import load
-from pipeline.config.settings import GenerateSettings, Job, StudyJob, TrainSettings
+from pipeline.config.studies import StudyJob
+from pipeline.config.trainings import TrainSettings
 from pipeline.data.chunk_file import Chunk, ImageFormat
 from pipeline.data.dataset import Dataset
 from pipeline.data.features import StoredFeatures, commit_features, read_chunk_features

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.config.benchmarks import BenchmarkJob
+from pipeline.config.job import Job
 from pipeline.config.load import load
-from pipeline.config.settings import BenchmarkJob, EvaluateJob, Job
+from pipeline.config.measuring import EvaluateJob
 from pipeline.errors import SettingsError
 from pipeline.metrics.extractors import Inception
 from pipeline.metrics.scores import KID, PrecisionRecall

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.config.generation import GenerateJob
 from pipeline.config.load import load
-from pipeline.config.settings import GenerateJob
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.solvers import BogackiShampine
 from pipeline.diffusion.stochasticity import Restart, Segment

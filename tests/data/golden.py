@@ -11,16 +11,14 @@ import sys
 from pathlib import Path
 
 from jobs import benchmark, cli, evaluate, export_checkpoint, optimize_grid, prepare, search, suggest, train
+from pipeline.config.benchmarks import BenchmarkJob
+from pipeline.config.datasets import PrepareJob
+from pipeline.config.measuring import EvaluateJob
+from pipeline.config.optimized_grid import OptimizeGridJob
 from pipeline.config.search import SearchJob
-from pipeline.config.settings import (
-    BenchmarkJob,
-    EvaluateJob,
-    ExportCheckpointJob,
-    OptimizeGridJob,
-    PrepareJob,
-    TrainJob,
-)
 from pipeline.config.suggest import SuggestJob
+from pipeline.config.trainings import TrainJob
+from pipeline.config.transfer import ExportCheckpointJob
 from pipeline.engine.session import session
 from pipeline.tracking.spool import SpoolFolder, SpoolWriter
 

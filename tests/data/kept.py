@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import cli, train
-from pipeline.config.settings import TrainJob
+from pipeline.config.trainings import TrainJob
 from pipeline.data.cache import Kept, kept
 from pipeline.data.dataset import Dataset
 from pipeline.data.features import (

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli, prune
-from pipeline.config.settings import PruneJob
+from pipeline.config.upkeep import PruneJob
 from pipeline.data import lease
 from pipeline.data.dataset import Dataset
 from pipeline.data.formats import KINDS, Kind, kind_of

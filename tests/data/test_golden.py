@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from jobs import cli, report
-from pipeline.config.settings import ReportJob
+from pipeline.config.upkeep import ReportJob
 from pipeline.data.dataset import Dataset
 from pipeline.data.formats import KINDS, Kind, kind_of
 from pipeline.data.samples import read_chunk

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.settings import MetricSettings, TimingSettings
+from pipeline.config.benchmarks import TimingSettings
+from pipeline.config.measuring import MetricSettings
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.diffusion.labels import Balanced

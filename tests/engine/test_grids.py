@@ -8,7 +8,8 @@ import torch
 
 from jobs.optimize_grid import main
 from pipeline.config.load import validate
-from pipeline.config.settings import OptimizeGridJob, SamplerSettings
+from pipeline.config.optimized_grid import OptimizeGridJob
+from pipeline.config.points import SamplerSettings
 from pipeline.diffusion.grid_search import mean_costs, step_costs
 from pipeline.diffusion.labels import Balanced
 from pipeline.diffusion.sampling import Sampler

@@ -9,7 +9,7 @@ import pytest
 
 from jobs import cli
 from jobs.prune import dry_run, main
-from pipeline.config.settings import PruneJob
+from pipeline.config.upkeep import PruneJob
 from pipeline.data.features import KeptMoments, commit_moments, committed_features
 from pipeline.data.samples import chunk_key, committed_chunks, read_counts, read_samples
 from pipeline.data.store import Store

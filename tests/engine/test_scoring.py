@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from pipeline.config.settings import MetricSettings
+from pipeline.config.measuring import MetricSettings
 from pipeline.data.dataset import Dataset
 from pipeline.data.features import read_features, read_reference_features, read_score, reference_features_key, score_key
 from pipeline.data.samples import Execution, committed_chunks

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.config.load import validate
+from pipeline.config.measuring import MetricSettings
 from pipeline.config.search import SearchSettings
-from pipeline.config.settings import MetricSettings
 from pipeline.data.store import Store
 from pipeline.engine.evaluation import evaluate
 from pipeline.engine.generation import Seeds, generate

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config.settings import MetricSettings, TrajectorySettings
+from pipeline.config.measuring import MetricSettings, TrajectorySettings
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
 from pipeline.data.trajectories import ROOT

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from jobs import cli, prepare, train
-from pipeline.config.settings import PrepareJob, TrainJob
+from pipeline.config.datasets import PrepareJob
+from pipeline.config.trainings import TrainJob
 
 MODEL = "digits"
 KIMG = 20.0  # of the recipe

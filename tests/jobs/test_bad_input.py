@@ -14,7 +14,13 @@ import yaml
 from PIL import Image
 
 from jobs import benchmark, cli, evaluate, generate, prepare, study, train
-from pipeline.config.settings import BenchmarkJob, EvaluateJob, GenerateJob, Job, PrepareJob, StudyJob, TrainJob
+from pipeline.config.benchmarks import BenchmarkJob
+from pipeline.config.datasets import PrepareJob
+from pipeline.config.generation import GenerateJob
+from pipeline.config.job import Job
+from pipeline.config.measuring import EvaluateJob
+from pipeline.config.studies import StudyJob
+from pipeline.config.trainings import TrainJob
 from pipeline.data.store import Store
 from pipeline.diffusion.preconditioning import EDMPreconditioning, IDDPMPreconditioning
 from pipeline.networks import MLP

@@ -22,18 +22,15 @@ from jobs import cli, export_checkpoint, generate, import_checkpoint, optimize_g
 from jobs.checkpoints import with_checkpoints
 from jobs.context import engine_points, open_reporter
 from jobs.registration import register
+from pipeline.config.benchmarks import BenchmarkJob
 from pipeline.config.checkpoints import CheckpointSettings, GuideSettings, RegisterSettings
+from pipeline.config.generation import GenerateJob
+from pipeline.config.job import Job
+from pipeline.config.optimized_grid import OptimizeGridJob
 from pipeline.config.search import SearchJob
-from pipeline.config.settings import (
-    BenchmarkJob,
-    ExportCheckpointJob,
-    GenerateJob,
-    ImportCheckpointJob,
-    Job,
-    OptimizeGridJob,
-    StudyJob,
-)
+from pipeline.config.studies import StudyJob
 from pipeline.config.suggest import SuggestJob
+from pipeline.config.transfer import ExportCheckpointJob, ImportCheckpointJob
 from pipeline.data.samples import read_samples
 from pipeline.data.store import Store
 from pipeline.diffusion.preconditioning import EDMPreconditioning

@@ -8,22 +8,19 @@ import pytest
 import yaml
 
 from jobs.cli import resolved_yaml
+from pipeline.config.benchmarks import BenchmarkJob, CompareJob
+from pipeline.config.datasets import PrepareJob
+from pipeline.config.generation import GenerateJob
+from pipeline.config.job import Job
 from pipeline.config.load import load, read
+from pipeline.config.measuring import EvaluateJob
+from pipeline.config.points import SamplerSettings
 from pipeline.config.schedule import ScheduleJob
 from pipeline.config.search import SearchJob
-from pipeline.config.settings import (
-    BenchmarkJob,
-    CompareJob,
-    EvaluateJob,
-    GenerateJob,
-    ImportCheckpointJob,
-    Job,
-    PrepareJob,
-    SamplerSettings,
-    StudyJob,
-    TrainJob,
-)
+from pipeline.config.studies import StudyJob
 from pipeline.config.suggest import SuggestJob
+from pipeline.config.trainings import TrainJob
+from pipeline.config.transfer import ImportCheckpointJob
 from pipeline.diffusion.sampling import Sampler
 from pipeline.networks import DDPMpp, Network
 from pipeline.training.settings import TrainingSettings

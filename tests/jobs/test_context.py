@@ -4,7 +4,9 @@ from typing import Any
 
 from jobs.context import engine_points
 from jobs.study import of_training
-from pipeline.config.settings import BenchmarkSettings, GenerateJob, StudyJob
+from pipeline.config.benchmarks import BenchmarkSettings
+from pipeline.config.generation import GenerateJob
+from pipeline.config.studies import StudyJob
 from pipeline.diffusion.guidance import Autoguidance, ClassifierFree, Unguided
 from pipeline.training.snapshot import CheckpointRef
 

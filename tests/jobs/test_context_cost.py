@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.context import cost, engine_points
-from pipeline.config.settings import GenerateJob
+from pipeline.config.generation import GenerateJob
 from tests.engine.tiny import tiny_store
 
 FIXED = [{"kind": "edm", "num_steps": 5}]

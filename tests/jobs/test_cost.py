@@ -8,7 +8,7 @@ import pytest
 from jobs.cost import training_cost
 from jobs.train import run_training
 from pipeline.config.published import Published
-from pipeline.config.settings import TrainJob
+from pipeline.config.trainings import TrainJob
 from pipeline.digests import plain
 from pipeline.errors import DataError
 from pipeline.networks import MLP

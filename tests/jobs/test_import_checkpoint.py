@@ -11,14 +11,10 @@ import yaml
 
 from jobs import cli, evaluate, export_checkpoint, generate, import_checkpoint
 from jobs.context import checked_points, measures_of, open_store
-from pipeline.config.settings import (
-    EvaluateJob,
-    ExportCheckpointJob,
-    GenerateJob,
-    ImportCheckpointJob,
-    Job,
-    MetricSettings,
-)
+from pipeline.config.generation import GenerateJob
+from pipeline.config.job import Job
+from pipeline.config.measuring import EvaluateJob, MetricSettings
+from pipeline.config.transfer import ExportCheckpointJob, ImportCheckpointJob
 from pipeline.data.store import Store
 from pipeline.diffusion.preconditioning import EDMPreconditioning
 from pipeline.engine.benchmark import checkpoint_tags, licence_notes

@@ -8,9 +8,11 @@ import yaml
 
 from jobs import cli, prepare
 from jobs.places import check_places
+from pipeline.config.benchmarks import BenchmarkJob
 from pipeline.config.catalogue import JOBS
+from pipeline.config.datasets import PrepareJob
 from pipeline.config.places import is_relative, written
-from pipeline.config.settings import BenchmarkJob, PrepareJob, PruneJob, ReportJob
+from pipeline.config.upkeep import PruneJob, ReportJob
 from pipeline.errors import SettingsError
 
 WRITTEN = {"store", "tracking_uri", "out", "export", "reference_out", "folder"}

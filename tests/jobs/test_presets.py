@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from jobs import benchmark, train
+from pipeline.config.benchmarks import BenchmarkJob
 from pipeline.config.load import load, read
-from pipeline.config.settings import BenchmarkJob, TrainJob
+from pipeline.config.trainings import TrainJob
 from pipeline.diffusion.preconditioning import IDDPMPreconditioning, VEPreconditioning, VPPreconditioning
 from pipeline.diffusion.timesteps import grid
 from tests.jobs.test_configs import ROOT, skip_if_ahead

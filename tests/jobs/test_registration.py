@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from jobs import cli, train
-from pipeline.config.settings import TrainJob
+from pipeline.config.trainings import TrainJob
 from pipeline.data.dataset import commit_dataset
 from pipeline.data.sources.base import Item
 from pipeline.data.store import Store

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from jobs import cli, report, study
-from pipeline.config.settings import ReportJob, StudyJob
+from pipeline.config.studies import StudyJob
+from pipeline.config.upkeep import ReportJob
 from pipeline.engine.session import session
 from tests.browser import chromium
 from tests.tracking.conftest import Server

@@ -12,7 +12,8 @@ import yaml
 
 from jobs.context import alone, tracked
 from jobs.stopping import Terminated, stoppable
-from pipeline.config.settings import GenerateJob, PruneJob
+from pipeline.config.generation import GenerateJob
+from pipeline.config.upkeep import PruneJob
 from pipeline.data import lease
 from pipeline.data.store import Store
 from pipeline.errors import StoreError
@@ -24,7 +25,7 @@ JOB = """
 import sys, time
 from jobs import cli
 from jobs.context import alone, open_store, tracked
-from pipeline.config.settings import PruneJob
+from pipeline.config.upkeep import PruneJob
 def main(settings):
     store = open_store(settings)
     with tracked(settings) as reporter, alone(store, "test", settings), reporter.run("key", "name", {}) as run:

@@ -11,7 +11,11 @@ import yaml
 from PIL import Image
 
 from jobs import benchmark, cli, compare, evaluate, generate, study, train
-from pipeline.config.settings import BenchmarkJob, CompareJob, EvaluateJob, GenerateJob, StudyJob, TrainJob
+from pipeline.config.benchmarks import BenchmarkJob, CompareJob
+from pipeline.config.generation import GenerateJob
+from pipeline.config.measuring import EvaluateJob
+from pipeline.config.studies import StudyJob
+from pipeline.config.trainings import TrainJob
 from pipeline.engine.session import session
 
 STUDY = """

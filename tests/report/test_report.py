@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from jobs import cli, report
-from pipeline.config.settings import MetricSettings, ReportJob, TimingSettings, TrajectorySettings
+from pipeline.config.benchmarks import TimingSettings
+from pipeline.config.measuring import MetricSettings, TrajectorySettings
+from pipeline.config.upkeep import ReportJob
 from pipeline.data.samples import Execution, committed_chunks, give_up_images
 from pipeline.data.store import Store
 from pipeline.diffusion.labels import Balanced
