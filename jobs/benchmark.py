@@ -27,7 +27,8 @@ from pipeline.config.job import Job
 from pipeline.config.published import Published
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
-from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.benchmark import benchmark
+from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.engine.session import session
 from pipeline.engine.table import Row
 from pipeline.errors import CheckpointError

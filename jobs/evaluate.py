@@ -20,7 +20,8 @@ from pipeline.config.measuring import EvaluateJob
 from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.digests import digest
-from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.benchmark import benchmark
+from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.engine.generation import Point, Seeds
 from pipeline.engine.measures import Measure
 from pipeline.engine.session import session

@@ -13,8 +13,8 @@ from pipeline.data.pictures import image_grid
 from pipeline.data.samples import export_png, read_samples
 from pipeline.data.store import Store
 from pipeline.digests import digest
-from pipeline.engine.benchmark import checkpoint_tags, point_params, point_summary
 from pipeline.engine.generation import PointResult, generate
+from pipeline.engine.point_summary import checkpoint_tags, point_params, point_summary
 from pipeline.engine.session import session
 from pipeline.reporting import Reporter
 

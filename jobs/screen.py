@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from pipeline.engine.benchmark import BenchmarkResult
+from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.tracking.figures import series_colours
 from pipeline.tracking.links import ui_command
 from pipeline.tracking.mlflow_reporter import MlflowReporter

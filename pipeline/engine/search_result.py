@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.benchmark import benchmark
 from pipeline.engine.benchmark_record import commit_search_record
+from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.engine.comparison import Compared
 from pipeline.engine.paces import nfe_of
 from pipeline.engine.search import Search

@@ -2,9 +2,9 @@
 
 from pipeline.config.search import SearchSettings
 from pipeline.digests import digest
-from pipeline.engine.benchmark import checkpoint_tags, point_params, point_summary
 from pipeline.engine.generation import PointResult
 from pipeline.engine.measures import Measure
+from pipeline.engine.point_summary import checkpoint_tags, point_params, point_summary
 from pipeline.engine.trials import Trial
 from pipeline.engine.work import Seeds
 from pipeline.reporting import Reporter

@@ -14,7 +14,8 @@ import pytest
 from pipeline.data.features import committed_features
 from pipeline.data.samples import committed_chunks
 from pipeline.data.store import Store
-from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.benchmark import benchmark
+from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.engine.generation import generate
 from pipeline.engine.measures import Measure
 from pipeline.engine.references import Reference, reference_moments

@@ -19,7 +19,8 @@ from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.solvers import Euler, Heun, Midpoint
 from pipeline.diffusion.timesteps import EDMSteps
 from pipeline.digests import sha256
-from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.benchmark import benchmark
+from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.engine.generation import Seeds
 from pipeline.engine.measures import Measure, build_measures, trained_on
 from pipeline.engine.pareto import pareto_front

@@ -16,11 +16,11 @@ from pipeline.diffusion.preconditioning import EDMPreconditioning, VEPreconditio
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.solvers import Euler
 from pipeline.diffusion.timesteps import EDMSteps, ExplicitSteps
-from pipeline.engine.benchmark import checkpoint_tags, point_params, solver_title
 from pipeline.engine.denoisers import Denoisers
 from pipeline.engine.devices import fixed_arithmetic
 from pipeline.engine.generation import PointResult, find_settings, generate
 from pipeline.engine.placement import place
+from pipeline.engine.point_summary import checkpoint_tags, point_params, solver_title
 from pipeline.engine.session import Resources
 from pipeline.engine.timing import seconds_per_evaluation, time_points
 from pipeline.engine.work import Actors, Point, Seeds, Task, WorkerSettings

@@ -20,7 +20,8 @@ from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.solvers import Euler
 from pipeline.diffusion.timesteps import EDMSteps
 from pipeline.engine import references, scoring
-from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.benchmark import benchmark
+from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.engine.generation import Seeds
 from pipeline.engine.measures import Measure, build_measures, check_reference
 from pipeline.engine.reference_features import reference_features

@@ -15,7 +15,8 @@ from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.solvers import Euler, EulerAncestral, Heun
 from pipeline.diffusion.stochasticity import Churn
 from pipeline.diffusion.timesteps import EDMSteps, NoiseLevels, grid
-from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.benchmark import benchmark
+from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.engine.generation import Seeds, generate
 from pipeline.engine.measures import build_measures
 from pipeline.engine.trajectories import converge

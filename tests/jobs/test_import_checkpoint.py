@@ -17,8 +17,8 @@ from pipeline.config.measuring import EvaluateJob, MetricSettings
 from pipeline.config.transfer import ExportCheckpointJob, ImportCheckpointJob
 from pipeline.data.store import Store
 from pipeline.diffusion.preconditioning import EDMPreconditioning
-from pipeline.engine.benchmark import checkpoint_tags, licence_notes
 from pipeline.engine.measures import needs_dataset
+from pipeline.engine.point_summary import checkpoint_tags, licence_notes
 from pipeline.errors import SettingsError
 from pipeline.networks import MLP, DDPMpp
 from pipeline.training.importing import commit_import, export_folder, recognise

@@ -19,8 +19,9 @@ from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.solvers import Euler, Heun
 from pipeline.diffusion.stochasticity import Churn
 from pipeline.diffusion.timesteps import EDMSteps
-from pipeline.engine.benchmark import BenchmarkResult, benchmark
+from pipeline.engine.benchmark import benchmark
 from pipeline.engine.benchmark_record import commit_record, commit_search_record, find_record, read_record
+from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.engine.generation import Seeds
 from pipeline.engine.measures import build_measures
 from pipeline.engine.work import Actors, Point
