@@ -49,6 +49,7 @@ class Hub:
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
         self._started = self._fresh = now_ms()
+        self._tried = -DENIED_SECONDS  # when this process last started a sender
         self._owner = -1
         self._problem = ""
         self._told: set[str] = set()
@@ -78,7 +79,7 @@ class Hub:
             Whether it is. What is not stays in the spool, and is sent at the next start.
         """
         deadline = time.monotonic() + timeout
-        self._fresh = now_ms()  # what was denied before may have been another process's password: one try of our own
+        self._fresh, self._tried = now_ms(), -DENIED_SECONDS  # one try of our own, whatever was denied before
         if not self.settle(timeout):
             return False
         waiting = [spool for path in self.folder.files() if (spool := _to_be_sent(path)) is not None]
@@ -186,7 +187,8 @@ class Hub:
             os.close(descriptor)  # the sender is just looking
 
     def _ensure_sender(self) -> None:
-        if self._denial():
+        # Another process may have been denied for a password that is not ours: each has its own tries.
+        if self._denial() and time.monotonic() - self._tried < DENIED_SECONDS:
             return
         descriptor = os.open(self.folder.path / "sender.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -194,6 +196,7 @@ class Hub:
                 return
         finally:
             os.close(descriptor)
+        self._tried = time.monotonic()
         root = artifact_root(self.tracking_uri)
         folder = str(self.folder.path.absolute())
         settings = SenderSettings(self.tracking_uri, self._experiment, root, folder, os.getpid())

@@ -90,6 +90,7 @@ def assert_whole(team: TeamServer, number: int, steps: int = NUM_STEPS) -> None:
     run = client.mlflow.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"job": str(number), "sampler.num_steps": "18"}
-    assert len(client.artifacts(run_id, "images")) == 6  # three pictures, each with its small one
+    images = client.artifacts(run_id, "images")
+    assert len(images) == 6, images  # three pictures, each with its small one
     local = Path(client.mlflow.download_artifacts(run_id, f"files/weights-{number}.bin"))
     assert local.read_bytes() == random.Random(number).randbytes(200_000)

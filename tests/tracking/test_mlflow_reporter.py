@@ -1,5 +1,6 @@
 """The whole way: calls, spool, the sender's process, a sqlite database."""
 
+import fcntl
 import os
 import pickle
 import resource
@@ -7,9 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from pipeline.reporting import Reporter, Run
 from pipeline.tracking import hub, links
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.mlflow_reporter import MlflowReporter
-from pipeline.tracking.spool import SpoolFolder, read_json
+from pipeline.tracking.spool import SpoolFolder, lock, read_json, write_json
 
 HOLD_UP = 0.050  # seconds that no call may take
 
@@ -255,3 +258,31 @@ def test_a_spool_that_the_sender_removes_meanwhile_is_not_waited_for(tmp_path: P
     assert hub._to_be_sent(path) == (path, path.stat().st_size)
     path.unlink()
     assert hub._to_be_sent(path) is None
+
+
+def test_another_process_that_is_denied_again_and_again_holds_nobody_up(
+    reporter: MlflowReporter, stored: TrackingClient, tmp_path: Path
+) -> None:
+    """On one machine they share the spool, and so the place where a sender leaves word."""
+    mine = replace(reporter, spool=str(tmp_path / "spool"), flush_timeout=40)
+    folder, over = SpoolFolder.of(mine.spool, mine.tracking_uri, mine.experiment), threading.Event()
+    folder.create()
+
+    def deny() -> None:
+        while not over.wait(0.005):
+            denial = {"problem": "does not know you", "denied": True, "started_by": 1, "time": time.time_ns() // 10**6}
+            write_json(folder.status, denial)
+
+    denied, key = threading.Thread(target=deny), new_key()
+    theirs = os.open(folder.path / "sender.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    assert lock(theirs, fcntl.LOCK_EX)  # their sender is at it when ours would begin, and has not ended
+    denied.start()
+    try:
+        with mine.run(key, "mine", {}) as run:
+            run.metrics({"loss": 1.0}, step=7)
+        threading.Timer(2, os.close, [theirs]).start()
+        assert mine.flush()
+    finally:
+        over.set()
+        denied.join()
+    assert steps(stored, key) == [7]
