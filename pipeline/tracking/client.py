@@ -5,6 +5,7 @@ Imported by the sender's process alone.
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +42,7 @@ _QUIET = {
 }
 # The sender has its own patience: MLflow's would repeat a request, create_run too, for four minutes.
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_REPEATED = re.compile(r"too many (\d{3}) error responses")
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "INVALID_STATE"}
 
 
@@ -66,6 +68,8 @@ def status_of(error: Exception) -> int:
     """The HTTP status that a server answered with; 0 where it did not, or MLflow does not tell."""
     from mlflow.exceptions import MlflowException
 
+    if repeated := _REPEATED.search(str(error)):  # MLflow had it tried some times by itself, and tells no more
+        return int(repeated[1])
     if isinstance(error, MlflowException):  # an internal error is what it calls all other trouble, its own too
         return 0 if error.error_code == "INTERNAL_ERROR" else int(error.get_http_status_code())
     return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)  # of a file: requests' own error

@@ -45,7 +45,10 @@ def test_each_slot_has_one_outcome_though_service_and_slot_are_killed(tmp_path: 
         wait_until(lambda: len(slots.read_ledger(store, "fast").outcomes) >= known + 3, 90)
     finally:
         service.send_signal(signal.SIGINT)
-        service.wait(30)
+        try:
+            service.wait(60)
+        finally:
+            service.kill()
     ledger = slots.read_ledger(store, "fast")
     last, first = max(ledger.outcomes), min(ledger.outcomes)
     assert ledger.since is not None
