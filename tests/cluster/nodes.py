@@ -68,7 +68,7 @@ def two_nodes() -> Iterator[Cluster]:
     """Starts the nodes, and ends them and all that they started."""
     with head("--num-cpus=1") as cluster:
         for _ in range(3):  # Ray gives a node 30 s to start, which a busy machine may not have
-            [port] = _free_ports(1)
+            [port] = free_ports(1)
             other = [f"--address={cluster.gcs}", f"--dashboard-agent-listen-port={port}", "--num-cpus=1", *_COMMON]
             with _node(cluster.home, cluster.home / "node.log", other) as process:
                 if _has_joined(cluster, process):
@@ -78,14 +78,15 @@ def two_nodes() -> Iterator[Cluster]:
 
 
 @contextmanager
-def head(*options: str, **variables: str) -> Iterator[Cluster]:
-    """A head alone, with a token, and a checkout."""
+def head(*options: str, port: int = 0, **variables: str) -> Iterator[Cluster]:
+    """A head alone, with a token, and a checkout; by default at any port that is free."""
     folder = Path(tempfile.mkdtemp(prefix="ssw-", dir="/tmp"))  # short: sockets lie in it
     home, code = folder / "home", folder / "code"
     home.mkdir()
     copy_checkout(code)
     subprocess.run([_ray(), "get-auth-token", "--generate"], env=environment(home), capture_output=True, check=True)
-    gcs, dashboard, client, agent = _free_ports(4)
+    gcs, dashboard, client, agent = free_ports(4)
+    gcs = port or gcs
     ports = [
         f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
         f"--dashboard-agent-listen-port={agent}",
@@ -148,7 +149,7 @@ def _wait_for_port(port: int) -> None:
         time.sleep(0.3)
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     sockets = [socket.socket() for _ in range(number)]
     try:
         for each in sockets:
