@@ -19,7 +19,10 @@ from tests.engine.processes import below, wait_until
 
 
 def serve(store: Path, begin: float) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-m", "tests.engine.fast_schedule", "serve", str(store), str(begin)])
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.engine.fast_schedule", "serve", str(store), str(begin)],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
+    )
 
 
 def at_work(store: Store) -> bool:
