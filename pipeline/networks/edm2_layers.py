@@ -41,7 +41,7 @@ def mp_silu(x: Tensor) -> Tensor:
 def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
     """(1 - t) a + t b, divided by what this makes of the magnitude of two unrelated tensors of magnitude 1."""
     length = math.hypot(1 - t, t)
-    return torch.add(a * ((1 - t) / length), b, alpha=t / length)
+    return a * ((1 - t) / length) + b * (t / length)  # torch 2.13 loses add's `alpha` when it compiles
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:

@@ -134,3 +134,15 @@ def test_a_block_keeps_the_magnitude_of_normal_input(flavor: str, num_heads: int
 def test_a_block_cuts_activations_off() -> None:
     block = MPBlock(4, 4, 8, flavor="dec", num_heads=0, dropout=0.0, res_balance=0.3, attn_balance=0.3, clip=2.0)
     assert block(1000 * torch.randn(2, 4, 4, 4), torch.zeros(2, 8)).abs().max() == 2
+
+
+def test_a_sum_with_a_matrix_product_is_the_same_compiled() -> None:
+    """As of the noise's embedding and the classes'."""
+    emb, classes, weight = torch.randn(5, 8), torch.randn(5, 4), torch.randn(8, 4)
+
+    def embedding(emb: Tensor, classes: Tensor) -> Tensor:
+        return mp_sum(emb, classes @ weight.T, 0.5)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(embedding, fullgraph=True)
+    torch.testing.assert_close(compiled(emb, classes), embedding(emb, classes))
