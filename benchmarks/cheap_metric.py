@@ -4,7 +4,7 @@
         --dataset train-images --classifier-dataset test-images --execution "{compile: ahead, convolution: winograd}"
 
 Over the 64 deterministic settings of `search_against_grid` (whose images are taken where they are there): the distance
-of 500 seeds to their own converged trajectories, against the Frechet distance of 750 images. Told is Kendall's tau
+of 500 seeds to their own converged trajectories, against the Frechet distance of 525 images. Told is Kendall's tau
 and Spearman's rho with their 95 % intervals over the settings (bootstrap); and tau among the pairs of equal NFE alone,
 since more steps mend both numbers. How each number agrees with itself on the other half of its images stands beside it:
 no two different numbers can agree better than that.

@@ -60,7 +60,7 @@ class Size:
     trajectories: int
 
 
-FULL = Size((150, 375, 750), 4, 4, 8, 75, FRESH, 100)
+FULL = Size((150, 300, 525), 4, 4, 8, 75, FRESH, 75)
 QUICK = Size((20, 100), 3, 2, 4, 20, Seeds(1_000_000, 100), 0)  # no trajectories: they alone would take the budget
 
 
