@@ -9,8 +9,8 @@ distance are measured on 5,000 seeds that neither was chosen by; told is by how 
 upper end of the 95 % interval of the paired difference. Exit code 1 where that end is 3 % or more, or the search spent
 more than a fifth.
 
-An hour on two cores for a network of a million parameters; started again it goes on where it was. `--quick` (100
-images of 12 settings) takes two minutes and shows only that it works: so few images tell no winner.
+An hour or so on two busy cores for a network of a million parameters; started again it goes on where it was. `--quick`
+(100 images of 12 settings) takes two minutes and shows only that it works: so few images tell no winner.
 """
 
 import argparse

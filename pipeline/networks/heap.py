@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Tells the C library to keep the memory that is freed, for the rest of this process. Whether it can (glibc does).
 
     It gives large blocks back to the system otherwise, and a network, whose activations are large, pays for every page
-    of them again at each evaluation: a tenth of an eager step of training.
+    of them again at each evaluation.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
