@@ -37,12 +37,15 @@ class Line:
         self._work = float(total if work is None else work)
         self._done, self._work_done = 0, 0.0
         self._begun: float | None = None
+        self._uncounted = 0, 0.0  # was there before the clock ran
         self._note = ""
 
     def begin(self) -> None:
-        """Somebody is at work; until then the clock stands. The first call counts."""
+        """Somebody is at work; until then the clock stands. The first call counts; without one, the first that is done
+        starts the clock, and tells nothing of the rate itself."""
         if self._begun is None:
             self._begun = self._clock()
+            self._uncounted = self._done, self._work_done
 
     def advance(self, count: int = 1, work: float | None = None, note: str = "") -> None:
         """Something is done.
@@ -52,23 +55,25 @@ class Line:
             work: their work, where they are not all alike.
             note: stays at the end of the line.
         """
-        self.begin()
         self._done += count
         self._work_done += count if work is None else work
+        self.begin()
         self._note = note or self._note
         self._console.show(self.text())
 
     def seconds_left(self) -> float | None:
         """None where nothing is known yet."""
-        if self._begun is None or not self._work_done:
+        counted = self._work_done - self._uncounted[1]
+        if self._begun is None or not counted:
             return None
-        return (self._clock() - self._begun) * (self._work - self._work_done) / self._work_done
+        return (self._clock() - self._begun) * (self._work - self._work_done) / counted
 
     def text(self) -> str:
-        left, seconds = self.seconds_left(), self._clock() - (self._begun or self._clock())
+        left = self.seconds_left()
         told = [f"{self._what}: {self._done:,} of {self._total:,}"]
-        if left is not None:
-            told.append(f"{self._done / max(seconds, 1e-9):,.3g}/s")
+        if left is not None and self._begun is not None:
+            seconds = self._clock() - self._begun
+            told.append(f"{(self._done - self._uncounted[0]) / max(seconds, 1e-9):,.3g}/s")
             told.append(f"in {duration(seconds)}" if self._done >= self._total else f"{duration(left)} left")
         return ", ".join([*told, *([self._note] if self._note else [])])
 

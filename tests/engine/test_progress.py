@@ -50,6 +50,17 @@ def test_an_even_work_is_told_right_all_the_way() -> None:
         assert line.seconds_left() == pytest.approx(2.0 * (100 - done))
 
 
+def test_what_is_there_when_the_clock_begins_tells_nothing_of_the_rate() -> None:
+    screen, clock = Screen(), Clock()
+    line = Line("images", 100, screen, clock=clock)
+    line.advance(40)
+    assert line.seconds_left() is None
+    clock.now += 10.0
+    line.advance(20)
+    assert line.seconds_left() == pytest.approx(20.0)
+    assert screen.lines == ["images: 40 of 100", "images: 60 of 100, 2/s, 20 s left"]
+
+
 def test_a_note_stays() -> None:
     screen = Screen()
     line = Line("epochs", 2, screen)
