@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.store import Store
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.grid_search import cheapest_grid, mean_costs, step_costs
-from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.solvers import DPMpp2M, DPMpp3M, Euler, IPNDMv, Solver
 from pipeline.diffusion.timesteps import EDMSteps, OptimizedSteps, Timesteps

@@ -20,8 +20,8 @@ from pipeline.data.chunk_file import Chunk
 from pipeline.data.features import StoredFeatures, commit_features
 from pipeline.data.samples import chunk_key, commit_chunk, read_chunk
 from pipeline.diffusion.decoding import quantize
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.grid_search import StepCosts, mean_costs, step_costs
-from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.sampling import sample
 from pipeline.engine.denoisers import Denoisers, Fetch
 from pipeline.engine.devices import device_name, family, fixed_arithmetic

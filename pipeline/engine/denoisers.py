@@ -7,7 +7,7 @@ import torch
 
 from pipeline.data.native import load_operators
 from pipeline.data.samples import Execution
-from pipeline.diffusion.preconditioning import Denoiser
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.digests import sha256
 from pipeline.engine.ahead import compiled_ahead
 from pipeline.engine.devices import Device, as_dtype, fixed_compiler

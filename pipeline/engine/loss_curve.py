@@ -16,8 +16,8 @@ from pipeline.data.cache import Kept, kept
 from pipeline.data.dataset import Dataset
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.noise import EDMWeighting
-from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.seeds import INITIAL, draw, normal
 from pipeline.digests import digest
 from pipeline.engine.denoisers import load_denoiser

@@ -4,7 +4,7 @@
 shape (N, C, H, W), c_noise of shape (N,) and int64 labels of shape (N,), -1 for none (or None for none at all); it
 returns a tensor of the shape of x. One whose settings have an `augment_dim` above 0 takes a fourth argument of shape
 (N, augment_dim), what was done to the images in training; left out it is zeros. Preconditioning is not the network's:
-see `pipeline.diffusion.preconditioning`.
+see `pipeline.diffusion.denoiser`.
 `Network` is the union of all settings; a new network is one file and one more member here.
 """
 

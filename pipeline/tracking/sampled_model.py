@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.config.load import validate
 from pipeline.config.points import SamplerSettings
 from pipeline.diffusion.decoding import PixelDecoder, quantize
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.labels import Balanced
-from pipeline.diffusion.preconditioning import Denoiser
 from pipeline.diffusion.sampling import sample
 from pipeline.errors import SettingsError
 from pipeline.training.importing.own_folder import read_own

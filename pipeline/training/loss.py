@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.noise import TrainingNoise, Weighting
-from pipeline.diffusion.preconditioning import Denoiser, per_sample
+from pipeline.diffusion.preconditioning import per_sample
 from pipeline.training.batches import Batch
 from pipeline.training.place import Place
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.data.store import Fence, Manifest, Store, unfenced
-from pipeline.diffusion.preconditioning import Denoiser
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.digests import digest
 from pipeline.errors import CheckpointError, StoreError
 from pipeline.training import posthoc

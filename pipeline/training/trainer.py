@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.data.dataset import Dataset
 from pipeline.data.native import load_operators
 from pipeline.data.private_folder import private_folder
-from pipeline.diffusion.preconditioning import Denoiser
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
 from pipeline.networks.edm2_layers import normalize_weights
 from pipeline.networks.heap import keep_freed_memory

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.diffusion.preconditioning import Denoiser
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.schedules import VP, VPScaling
 from pipeline.diffusion.seeds import INITIAL, Noise, draw

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.plans import AdaptivePlan
-from pipeline.diffusion.preconditioning import Denoiser, EDMPreconditioning
+from pipeline.diffusion.preconditioning import EDMPreconditioning
 from pipeline.diffusion.sampling import Sampler, count_nfe, sample
 from pipeline.diffusion.schedules import VE, VP, Linear, Unscaled, VPScaling
 from pipeline.diffusion.seeds import INITIAL, draw, normal

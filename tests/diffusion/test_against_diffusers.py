@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.diffusion.preconditioning import Denoiser, EDMPreconditioning
+from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.preconditioning import EDMPreconditioning
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.seeds import INITIAL, draw, normal
 from pipeline.diffusion.solvers import (

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.noise import EDMWeighting, InverseVariance, RectifiedFlowWeighting
 from pipeline.diffusion.preconditioning import (
-    Denoiser,
     DiscretePreconditioning,
     EDMPreconditioning,
     IDDPMPreconditioning,

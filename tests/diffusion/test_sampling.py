@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.diffusion.preconditioning import Denoiser, EDMPreconditioning, IDDPMPreconditioning
+from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.preconditioning import EDMPreconditioning, IDDPMPreconditioning
 from pipeline.diffusion.sampling import Sampler, count_nfe, sample
 from pipeline.diffusion.schedules import VP, Linear, Unscaled, VPScaling
 from pipeline.diffusion.seeds import INITIAL, draw, normal

@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.preconditioning import Denoiser, DiscretePreconditioning
+from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.preconditioning import DiscretePreconditioning
 from pipeline.errors import CheckpointError, SettingsError
 from pipeline.networks import DiffusersUNet2D
 from pipeline.training.importing import recognise

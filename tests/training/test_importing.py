@@ -21,8 +21,8 @@ from torch import nn
 from pipeline.data.pickled_networks import loads_networks
 from pipeline.data.store import Store
 from pipeline.data.unpickle import RefusedPickleError
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.preconditioning import (
-    Denoiser,
     EDMPreconditioning,
     IDDPMPreconditioning,
     Preconditioning,

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.noise import EDMWeighting, IDDPMLevels, InverseVariance, LogNormal, LogUniform, VPUniformTime
-from pipeline.diffusion.preconditioning import Denoiser, EDMPreconditioning
+from pipeline.diffusion.preconditioning import EDMPreconditioning
 from pipeline.training.batches import Batch
 from pipeline.training.loss import LossMeter, bin_names, sample_losses
 from pipeline.training.place import Place
