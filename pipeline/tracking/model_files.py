@@ -4,7 +4,6 @@
 from pathlib import Path
 
 from pipeline.data.store import Store
-from pipeline.tracking import sampled_model
 from pipeline.training.importing import export_folder
 from pipeline.training.snapshot import CheckpointRef, Snapshot
 
@@ -29,9 +28,11 @@ def write_model(store: Store, snapshot: Snapshot, folder: Path) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ParamSchema
 
+    from pipeline.tracking.sampled_model import params  # MLflow takes seconds to import; few jobs register
+
     export_folder(store, CheckpointRef(snapshot.training, snapshot.num_images, snapshot.weights), folder)
     (folder / CODE_FILE).write_text(_CODE, encoding="utf-8")
-    model = Model(signature=ModelSignature(params=ParamSchema(sampled_model.params())))
+    model = Model(signature=ModelSignature(params=ParamSchema(params())))
     pyfunc.add_to_model(
         model, "mlflow.pyfunc.loaders.code_model", model_code_path=CODE_FILE, artifacts={"checkpoint": {"path": "."}}
     )

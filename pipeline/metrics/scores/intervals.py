@@ -6,7 +6,7 @@ varies within a class is. Intervals that ignore it are too wide.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrik
 
 from pipeline.metrics.proportions import wilson, wilson_of_share
 from pipeline.metrics.scores.base import Estimate
@@ -57,7 +57,7 @@ def of_median(values: Float64, strata: Strata = None) -> Estimate:
     median = float(np.median(values))
     known = _usable(strata)
     if known is None:
-        low, high = int(binom.ppf(0.025, n, 0.5)) - 1, int(binom.ppf(0.975, n, 0.5))
+        low, high = _coins(0.025, n) - 1, _coins(0.975, n)
     else:
         half = QUANTILE * float(np.sqrt(n * min(_variance_within(values < median, known), 0.25)))
         low, high = int(np.floor(n / 2 - half)) - 1, int(np.ceil(n / 2 + half))
@@ -78,3 +78,9 @@ def _variance_within(are: NDArray[np.bool_], strata: NDArray[np.int64]) -> float
     counts = np.bincount(which)
     shares = (np.bincount(which, are) + 1) / (counts + 2)
     return float((counts * shares * (1 - shares)).sum() / len(are))
+
+
+def _coins(q: float, n: int) -> int:
+    """The quantile of the heads of n tosses. `scipy.stats` has it too, and takes as long to import as torch."""
+    above = int(np.ceil(bdtrik(q, n, 0.5)))
+    return above - 1 if above and bdtr(above - 1, n, 0.5) >= q else above

@@ -103,3 +103,10 @@ def test_intervals_of_a_median_cover_it() -> None:
     found = [of_median(random.exponential(size=101)) for _ in range(3000)]
     assert 0.945 <= np.mean([estimate.low <= np.log(2) <= estimate.high for estimate in found]) <= 0.975
     assert of_median(np.arange(5.0)).low is None
+
+
+def test_the_ranks_of_a_median_are_quantiles_of_the_binomial_distribution() -> None:
+    for n in (*range(6, 400), 4_999, 5_000, 50_000, 1_000_000):
+        values = np.arange(float(n))
+        low, high = binom.ppf((0.025, 0.975), n, 0.5)
+        assert (of_median(values).low, of_median(values).high) == (low - 1, high)
