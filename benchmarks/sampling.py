@@ -51,6 +51,7 @@ from pipeline.diffusion.solvers import Euler
 from pipeline.diffusion.timesteps import EDMSteps, grid
 from pipeline.engine.denoisers import load_denoiser
 from pipeline.engine.devices import as_dtype, fixed_arithmetic
+from pipeline.training.snapshot import build_denoiser
 
 PLAIN, DIFFUSERS = "plain loop, eager fp32", "diffusers' loop, eager fp32"
 
@@ -84,8 +85,7 @@ class Plain(Loop):
 
     def __init__(self, case: Case, weights: str, device: str, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(case, weights, device)
-        execution = Execution(batch_size=case.batch, chunk_size=case.batch, channels_last=False)
-        self.denoiser = load_denoiser(case.model, self.data, execution, "cpu").to(device)
+        self.denoiser = build_denoiser(case.model, self.data, torch.float32, "cpu").to(device)
         self.net = self.denoiser.network.to(dtype)
         self.dtype = dtype
         self.sigmas = grid(EDMSteps(num_steps=case.steps), self.denoiser.levels).tolist()

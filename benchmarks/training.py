@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     options.add_argument("--eager", action="store_true", help="without compiling, which takes minutes")
+    options.add_argument("--batch", type=int, help="images a step of a worker; 64, and 16 for the 55.7M network")
     chosen = parsed(options)
     names = (chosen.networks or ("7.0M,55.7M" if chosen.quick else ",".join(CASES))).split(",")
     if unknown := set(names) - set(CASES):
@@ -213,6 +215,7 @@ def main() -> None:
     rows = []
     for name in names:
         case = CASES[name].quick if chosen.quick else CASES[name]
+        case = replace(case, training_batch=chosen.batch or case.training_batch)
         # Waiting for each other is what costs two workers, and takes no CPU time.
         with_ddp = chosen.device == "cpu" and not chosen.cpu_time and not (chosen.quick and case.is_large)
         rows += measure(name, case, chosen, rounds, with_ddp)
