@@ -178,7 +178,7 @@ class RayFleet:
         except RayTaskError as error:
             self._raised(worker, task, error.cause)
         except RayError as error:
-            self._lost(worker, why_lost(error), by_chance="node has died" in str(error))
+            self._lost(worker, why_lost(error), by_chance(error))
         else:
             self._vigil.progressed(worker)
             if task is None:
@@ -229,8 +229,20 @@ class RayFleet:
         raise RunFailedError("actors", f"were lost {self._losses} times without finishing a chunk: given up; {mend}")
 
 
+def by_chance(error: Exception) -> bool:
+    """Whether an actor was lost with its node, or the connection to it was, as when Ray does not know yet that a node
+    is gone: that tells nothing of its chunks."""
+    from ray.exceptions import ActorUnavailableError
+
+    return isinstance(error, ActorUnavailableError) or "node has died" in str(error)
+
+
 def why_lost(error: Exception) -> str:
     """Why an actor was lost, in a few words of Ray's: the last of its lines that is not indented."""
+    from ray.exceptions import ActorUnavailableError
+
+    if isinstance(error, ActorUnavailableError):
+        return "the connection to it was lost"
     said = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
     return said[-1].split(". ")[0][:120] if said else type(error).__name__
 
