@@ -12,9 +12,7 @@ def test_a_broken_connection_is_not_the_chunks_fault() -> None:
 
 
 def test_a_worker_that_died_may_have_been_ended_by_its_chunk() -> None:
-    error = RayActorError(
-        error_msg="The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
-    )
+    error = RayActorError(error_msg="The actor is dead because its worker process has died. Worker exit type: 1")
     assert not by_chance(error)
     assert "worker process has died" in why_lost(error)
 
