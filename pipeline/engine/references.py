@@ -31,6 +31,7 @@ from pipeline.metrics.reference_file import read_npz, write_npz
 
 CHUNK = 1024  # images whose moments are taken at once; they are added in the order of the data set
 BATCH = {"cpu": 32, "cuda": 256}  # images that the extractor sees at once; more do not fit a CPU's cache
+_PATIENCE_S = 30.0  # until it is said that nobody has begun
 WORTH_ACTORS = 8  # chunks, below which starting actors takes longer than it saves
 
 
@@ -226,21 +227,31 @@ def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str, vig
     from ray.exceptions import RayActorError
     from ray.util import ActorPool
 
-    pool, begun = ActorPool(started), [actor.pulse.remote() for actor in started]
+    pool: Any = ActorPool([])
+    to_come = {actor.pulse.remote(): number for number, actor in enumerate(started)}
+    at_work: dict[int, Any] = {}
 
-    def at_work() -> dict[int, Any]:
-        """Those that have begun; others wait for a device."""
-        there, _ = ray.wait(begun, num_returns=len(begun), timeout=0)
-        return {number: actor for number, actor in enumerate(started) if begun[number] in there}
+    def welcome(least: int, patience: float) -> None:
+        """Those that have begun get chunks. Others wait for a device, or were stopped while they started."""
+        answers = ray.wait(list(to_come), num_returns=least or len(to_come), timeout=patience)[0] if to_come else []
+        for answer in answers:
+            number = to_come.pop(answer)
+            at_work[number] = started[number]
+            pool.push(started[number])
 
     try:
+        while not at_work:
+            welcome(1, _PATIENCE_S)
+            if not at_work:
+                say("no actor of the reference has started yet: no device of the cluster is free")
         for chunk in chunks:
             pool.submit(lambda actor, chunk: getattr(actor, what).remote(chunk), chunk)
         while pool.has_next():
+            welcome(0, 0)
             try:
                 yield pool.get_next(timeout=vigil.interval)
             except TimeoutError:
-                for hung in vigil.look(at_work):
+                for hung in vigil.look(lambda: at_work):
                     say(f"an actor of the reference is started anew: {vigil.words}")
                     ray.kill(started[hung], no_restart=False)  # Ray hands its chunk to the next one
     except RayActorError as error:

@@ -1,7 +1,11 @@
 """Classifiers and references: computed once, the same whoever computes them, and equal to the plain formula."""
 
+import os
+import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +106,28 @@ def test_actors_give_the_same_bits(
         for count in (0, 2)
     )
     np.testing.assert_array_equal(here.gaussian.mean, there.gaussian.mean)
+    np.testing.assert_array_equal(here.gaussian.covariance, there.gaussian.covariance)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_actor_that_is_stopped_while_it_starts_holds_up_nobody(
+    store: Store, classifier: KeptClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "stopped"
+
+    class StopsAtItsStart(references.MomentsWorker):
+        def __init__(self, *arguments: Any) -> None:
+            with suppress(FileExistsError):
+                first.touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGSTOP)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(references, "CHUNK", 128)
+    dataset, execution = Dataset.open(store, "a"), Execution()
+    here = reference_moments(Store(tmp_path / "here"), dataset, classifier.plan, execution, Actors(0), False)
+    monkeypatch.setattr(references, "MomentsWorker", StopsAtItsStart)
+    there = reference_moments(Store(tmp_path / "there"), dataset, classifier.plan, execution, Actors(2), False)
+    assert first.exists()
     np.testing.assert_array_equal(here.gaussian.covariance, there.gaussian.covariance)
 
 
