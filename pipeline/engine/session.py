@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
 }
 _LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_KNOCKS_S = (1, 2, 4, 8)  # between tries to reach a cluster
 _started_in = 0.0
 _OBJECT_STORE_BYTES = 512 * 1024**2  # of a session of our own: weights and chunks in flight, nothing large
 
@@ -152,10 +154,30 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _knock(address: str) -> None:
+    """Ray would ask for many minutes at an address where nobody listens.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:  # `auto`, or a client's address
+        return
+    for wait in (*_KNOCKS_S, None):  # a head that has just begun to start is given a moment
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except OSError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+
+
 def _connect(num_cpus: int | None) -> None:
     import ray
 
     if os.environ.get("RAY_ADDRESS"):
+        _knock(os.environ["RAY_ADDRESS"])
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
         return
     ray.init(
