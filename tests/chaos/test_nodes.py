@@ -33,9 +33,10 @@ def test_nodes_that_are_killed_and_replaced_change_nothing(tmp_path: Path, capsy
         lost = [line for line in done.stdout.splitlines() if "an actor was lost" in line]
         tell(f"2 nodes killed and 2 joined: {len(lost)} actors were lost: {lost}")
     assert done.stdout.count("a node was killed and another joined") == 2
-    # Until Ray knows that a node is gone its connections break, and a new actor may be sent there too.
+    # Until Ray knows that a node is gone its connections break, and a new actor may be sent there too, and never run.
     assert 2 <= len(lost) <= 4
-    assert all("node has died" in line or "connection to it was lost" in line for line in lost)
+    known = ("node has died", "connection to it was lost", "never ran")
+    assert all(any(reason in line for reason in known) for line in lost)
     assert f"generated {4 * SEEDS.count}" in done.stdout
     assert contents(store) == contents(undisturbed)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.session import Resources, _may_grow_to
-from pipeline.errors import SettingsError
+from pipeline.engine.session import Resources, _may_grow_to, _start
+from pipeline.errors import RunFailedError, SettingsError
 
 ROOT = Path(__file__).parents[2]
 CLIENT = """
@@ -51,3 +51,11 @@ def test_what_a_cluster_may_grow_to_is_counted_where_there_is_a_cluster(monkeypa
     monkeypatch.setenv("SIGMASWEEP_MAX_GPUS", "many")
     with pytest.raises(SettingsError, match=r"^SIGMASWEEP_MAX_GPUS: must be the number of GPUs .* \(got many\)$"):
         _may_grow_to("GPU")
+
+
+def test_a_cluster_that_does_not_answer_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself goes on asking for many minutes."""
+    monkeypatch.setattr("pipeline.engine.session._KNOCKS_S", (0.1,))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(RunFailedError, match=r"^Ray: could not be started or reached \(.*refused\): see whether"):
+        _start(None)
