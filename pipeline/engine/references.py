@@ -230,6 +230,7 @@ def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str, vig
     pool: Any = ActorPool([])
     to_come = {actor.pulse.remote(): number for number, actor in enumerate(started)}
     at_work: dict[int, Any] = {}
+    known: set[int] = set()
 
     def welcome(least: int, patience: float) -> None:
         """Those that have begun get chunks. Others wait for a device, or were stopped while they started."""
@@ -237,13 +238,15 @@ def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str, vig
         for answer in answers:
             number = to_come.pop(answer)
             at_work[number] = started[number]
-            pool.push(started[number])
+            if number not in known:  # one that was started anew has its chunk already
+                known.add(number)
+                pool.push(started[number])
 
     try:
         while not at_work:
             welcome(1, _PATIENCE_S)
             if not at_work:
-                say("no actor of the reference has started yet: no device of the cluster is free")
+                say("no actor of the reference has started yet: no device is free, or they hang while they start")
         for chunk in chunks:
             pool.submit(lambda actor, chunk: getattr(actor, what).remote(chunk), chunk)
         while pool.has_next():
@@ -254,6 +257,7 @@ def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str, vig
                 for hung in vigil.look(lambda: at_work):
                     say(f"an actor of the reference is started anew: {vigil.words}")
                     ray.kill(started[hung], no_restart=False)  # Ray hands its chunk to the next one
+                    to_come[at_work.pop(hung).pulse.remote()] = hung  # and that one may wait for a device
     except RayActorError as error:
         problem = f"the same images lost their worker again and again ({why_lost(error)})"
         raise RunFailedError("reference", problem) from error
