@@ -130,6 +130,12 @@ def peak_flops(dtype: torch.dtype, device: str = "cpu", size: int = 2048) -> flo
         return 2 * size**3 / min(seconds_of(lambda: one @ other, device) for _ in range(5))
 
 
+def torch_arithmetic(tf32: bool) -> None:
+    """Whether this process's GPU may round float32 to TF32. Torch's own default: convolutions may, products may not."""
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
 def has_fast_bf16(device: str) -> bool:
     """Whether there are instructions for it, without which its targets mean nothing."""
     if device == "cuda":

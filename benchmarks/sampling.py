@@ -15,6 +15,7 @@ threads; diffusers' loop is its EDMEulerScheduler around the same. The product's
 """
 
 import argparse
+import importlib.util
 import io
 import statistics
 import sys
@@ -42,6 +43,7 @@ from benchmarks.lanes import (
     ratio,
     report,
     seconds_of,
+    torch_arithmetic,
 )
 from benchmarks.networks import CASES, Case
 from pipeline.data.samples import Execution
@@ -54,6 +56,7 @@ from pipeline.engine.devices import as_dtype, fixed_arithmetic
 from pipeline.training.snapshot import build_denoiser
 
 PLAIN, DIFFUSERS = "plain loop, eager fp32", "diffusers' loop, eager fp32"
+SHARED = "bf16 reduce-overhead"  # the path of which two share a GPU
 
 
 class Loop:
@@ -83,8 +86,11 @@ class Loop:
 class Plain(Loop):
     """What one writes without a library."""
 
-    def __init__(self, case: Case, weights: str, device: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, case: Case, weights: str, device: str, dtype: torch.dtype = torch.float32, tf32: bool = False
+    ) -> None:
         super().__init__(case, weights, device)
+        torch_arithmetic(tf32)
         self.denoiser = build_denoiser(case.model, self.data, torch.float32, "cpu").to(device)
         self.net = self.denoiser.network.to(dtype)
         self.dtype = dtype
@@ -156,10 +162,10 @@ def fast_paths(device: str, batch: int, threads: int, every: bool) -> dict[str, 
     """The paths with targets, or on a GPU those worth a look; or every one."""
     shared: dict[str, Any] = {"batch_size": batch, "chunk_size": batch, "threads": threads}
     half = ("bf16",) if device == "cpu" else ("bf16", "fp16")
-    compiled = ("ahead",) if device == "cpu" else ("reduce-overhead",)
+    compiled = ("ahead",) if device == "cpu" else (False, "reduce-overhead")
     convolutions = ("winograd",) if device == "cpu" else ("direct",)
     if every:
-        compiled = (False, True, *compiled)
+        compiled = (False, True, "ahead") if device == "cpu" else (False, True, "reduce-overhead", "ahead")
         convolutions = ("direct", "winograd") if device == "cpu" else convolutions
     paths = product(("fp32", *half), compiled, convolutions)
     return {
@@ -182,9 +188,13 @@ def measure(name: str, case: Case, options: argparse.Namespace, rounds: int) -> 
         weights.write_bytes(case.weights())
         given = case, str(weights), device
         paths = fast_paths(device, case.batch, threads, options.all_paths)
-        lanes = {PLAIN: Lane(Plain, *given, threads=threads), DIFFUSERS: Lane(Diffusers, *given, threads=threads)}
+        lanes = {PLAIN: Lane(Plain, *given, threads=threads)}
+        if importlib.util.find_spec("diffusers"):
+            lanes[DIFFUSERS] = Lane(Diffusers, *given, threads=threads)
         if device == "cuda":
+            lanes["plain loop, eager tf32"] = Lane(Plain, *given, torch.float32, True, threads=threads)
             lanes["plain loop, eager fp16"] = Lane(Plain, *given, torch.float16, threads=threads)
+            lanes[f"another {SHARED}"] = Lane(Product, *given, paths[SHARED], threads, threads=threads)
         lanes |= {path: Lane(Product, *given, execution, threads) for path, execution in paths.items()}
         try:
             return _rows(name, case, device, lanes, paths, rounds)
@@ -205,7 +215,7 @@ def _rows(
     images = {lane: _images(lanes[lane]) for lane in lanes}
     rows = []
     for lane in lanes:
-        if lane == PLAIN:
+        if lane == PLAIN or lane.startswith("another"):
             continue
         row = {
             "name": f"{name} {lane}: images/s against the plain loop",
@@ -221,7 +231,21 @@ def _rows(
         if lane in paths:
             loop = {"ratio": ratio(seconds[lane], seconds[f"forward {lane}"]), "target": 1.03, "at_most": True}
             rows.append({"name": f"{name} {lane}: whole loop by bare forward x NFE", **loop})
-    return rows
+    return rows + (_shared_rows(name, lanes, rounds) if device == "cuda" else [])
+
+
+def _shared_rows(name: str, lanes: dict[str, Lane], rounds: int) -> list[dict[str, Any]]:
+    """Two workers on one GPU against one."""
+    pair = lanes[SHARED], lanes[f"another {SHARED}"]
+
+    def together() -> float:
+        for lane in pair:
+            lane.start("seconds")
+        return max(lane.finish() for lane in pair)
+
+    seconds = in_turn({"alone": lambda: pair[0].call("seconds"), "together": together}, rounds)
+    faster = 2 * ratio(seconds["alone"], seconds["together"])
+    return [{"name": f"{name} {SHARED}: two workers on one GPU against one", "ratio": faster, "target": None}]
 
 
 def _target(case: Case, lane: str, device: str) -> float | None:
@@ -246,7 +270,7 @@ def main() -> None:
     rows = []
     for name in names:
         case = CASES[name]
-        rows += measure(name, case.quick if chosen.quick else case, chosen, rounds)
+        rows += measure(name, case.on(chosen.device, chosen.quick), chosen, rounds)
     report(rows, chosen, rounds)
 
 

@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,13 @@ from benchmarks.lanes import (
     ratio,
     report,
     seconds_of,
+    torch_arithmetic,
 )
 from benchmarks.networks import CASES, Case
 from pipeline.data.dataset import Dataset, commit_dataset
 from pipeline.data.sources.base import Item
 from pipeline.data.store import Store
+from pipeline.training.loop import gpu_arithmetic
 from pipeline.training.place import Place
 from pipeline.training.settings import EMA, Optimizer, TrainingSettings
 from pipeline.training.trainer import Trainer
@@ -59,8 +62,10 @@ def make_images(folder: str) -> None:
 class Plain:
     """What one writes without a library."""
 
-    def __init__(self, case: Case, folder: str, device: str) -> None:
-        self.device, self.batch = device, case.training_batch
+    def __init__(self, case: Case, folder: str, device: str, fp16: bool = False, tf32: bool = False) -> None:
+        torch_arithmetic(tf32)
+        self.device, self.batch, self.fp16 = device, case.training_batch, fp16
+        self.scaler = torch.amp.GradScaler(device, enabled=fp16)
         self.images = Dataset.open(Store(folder), _DATASET)
         torch.manual_seed(0)
         self.net = case.net.build(32, 3, 0).to(device).train()
@@ -74,13 +79,16 @@ class Plain:
         sigma = (torch.randn(len(y), 1, 1, 1, device=self.device) * 1.2 - 1.2).exp()
         total = sigma**2 + 0.25
         x = y + sigma * torch.randn_like(y)
-        f = self.net(x / total.sqrt(), sigma.log().flatten() / 4)
-        denoised = 0.25 / total * x + sigma * 0.5 / total.sqrt() * f
+        with torch.autocast(self.device, torch.float16, enabled=self.fp16):
+            f = self.net(x / total.sqrt(), sigma.log().flatten() / 4)
+        denoised = 0.25 / total * x + sigma * 0.5 / total.sqrt() * f.float()
         loss = (total / (sigma * 0.5) ** 2 * (denoised - y) ** 2).sum() / len(y)
         self.adam.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.unscale_(self.adam)
         nn.utils.clip_grad_norm_(self.net.parameters(), 1e9)
-        self.adam.step()
+        self.scaler.step(self.adam)
+        self.scaler.update()
         with torch.no_grad():
             for average, parameter in zip(self.ema, self.net.parameters(), strict=True):
                 average.lerp_(parameter, 0.001)
@@ -99,6 +107,8 @@ class Product:
         if workers > 1:
             torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=workers)
         self.device = device
+        self._arithmetic = ExitStack()
+        self._arithmetic.enter_context(gpu_arithmetic())
         self.settings = TrainingSettings(
             batch_size=case.training_batch * workers, precision=precision, compile=compiled, convolution=convolution,
             ema=EMA(halflife_kimg=(500.0,)), optimizer=Optimizer(lr=1e-4, ramp_up_kimg=0),
@@ -129,13 +139,19 @@ def measure(name: str, case: Case, options: argparse.Namespace, rounds: int, ddp
     device, threads = options.device, options.threads
     with tempfile.TemporaryDirectory() as folder:
         make_images(folder)
-        compiled = False if options.eager else True if device == "cpu" else "reduce-overhead"
+        compiled: Any = False if options.eager else True if device == "cpu" else "reduce-overhead"
         convolution = "winograd" if device == "cpu" else "direct"
         how = f"{'compiled' if compiled else 'eager'} {convolution if device == 'cpu' else 'channels-last'}"
-        paths = {f"{precision} {how}": precision for precision in ("fp32", "bf16")}
+        precisions = ("fp32", "bf16") if device == "cpu" else ("fp32", "bf16", "fp16")
+        paths = {f"{precision} {how}": (precision, compiled) for precision in precisions}
+        if device == "cuda" and compiled:
+            paths |= {"bf16 eager channels-last": ("bf16", False), "bf16 compiled without CUDA graphs": ("bf16", True)}
         lanes = {PLAIN: Lane(Plain, case, folder, device, threads=threads)}
-        for path, precision in paths.items():
-            lanes[path] = Lane(Product, case, folder, device, precision, compiled, convolution, threads=threads)
+        if device == "cuda":
+            lanes["plain loop, eager tf32"] = Lane(Plain, case, folder, device, False, True, threads=threads)
+            lanes["plain loop, eager fp16"] = Lane(Plain, case, folder, device, True, threads=threads)
+        for path, way in paths.items():
+            lanes[path] = Lane(Product, case, folder, device, *way, convolution, threads=threads)
         try:
             rows = _rows(name, case, device, lanes, list(paths), rounds)
         finally:
@@ -154,7 +170,16 @@ def _rows(
             calls[f"{part} {path}"] = lambda path=path, part=part: lanes[path].call(part)
     seconds = in_turn(calls, rounds)
     middle = {what: statistics.median(values) for what, values in seconds.items()}
-    rows = []
+    rows: list[dict[str, Any]] = [
+        {
+            "name": f"{name} {lane}: steps/s against the plain loop",
+            "ratio": ratio(seconds[PLAIN], seconds[lane]),
+            "target": None,
+            "images_per_second": case.training_batch / middle[lane],
+        }
+        for lane in lanes
+        if lane not in (PLAIN, *paths)
+    ]
     for path in paths:
         flops = 3 * case.cost.flops * case.training_batch  # a backward pass costs two forward passes
         rows.append(
@@ -214,7 +239,7 @@ def main() -> None:
     rounds = chosen.rounds or (3 if chosen.quick else 7)
     rows = []
     for name in names:
-        case = CASES[name].quick if chosen.quick else CASES[name]
+        case = CASES[name].on(chosen.device, chosen.quick)
         case = replace(case, training_batch=chosen.batch or case.training_batch)
         # Waiting for each other is what costs two workers, and takes no CPU time.
         with_ddp = chosen.device == "cpu" and not chosen.cpu_time and not (chosen.quick and case.is_large)

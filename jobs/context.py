@@ -117,7 +117,8 @@ def engine_seeds(settings: SeedSettings) -> Seeds:
 
 
 def engine_actors(settings: GenerateSettings | OptimizeGridJob | SearchSettings) -> Actors:
-    return Actors(num_actors=settings.actors.num_actors, hang_after_s=settings.actors.hang_after_s)
+    actors = settings.actors
+    return Actors(num_actors=actors.num_actors, hang_after_s=actors.hang_after_s, per_gpu=actors.per_gpu)
 
 
 def namespace(settings: GenerateSettings, own: str | None = None) -> str:

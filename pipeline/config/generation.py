@@ -27,12 +27,14 @@ class ActorSettings(Frozen):
     """Who generates. Nothing here changes a bit of an image.
 
     Args:
-        num_actors: empty is one actor a GPU, or one for every `execution.threads` CPUs; 0 is this process.
+        num_actors: empty is `per_gpu` actors a GPU, or one for every `execution.threads` CPUs; 0 is this process.
+        per_gpu: how many actors share a GPU; two may keep it busier where networks are small.
         hang_after_s: an actor that makes no progress for so many seconds, not one evaluation of its network, is ended,
             and its chunks go to others; a first evaluation includes compiling.
     """
 
     num_actors: int | None = Field(default=None, ge=0)
+    per_gpu: int = Field(default=1, ge=1, le=100)
     hang_after_s: float = Field(default=600, ge=1)
 
 

@@ -30,8 +30,8 @@ class Denoiser(nn.Module):
 
         Args:
             x: noisy images y + sigma n, without scaling, of shape (N, C, H, W).
-            sigma: noise levels of shape (N,).
-            labels: int64 of shape (N,), -1 for none; or None.
+            sigma: noise levels of shape (N,), on x's device or on the CPU.
+            labels: int64 of shape (N,), -1 for none, on either; or None.
             augment: in training, what was done to y, of shape (N, 9); None for nothing, as in sampling.
 
         Returns:
@@ -41,7 +41,8 @@ class Denoiser(nn.Module):
         dtype = self.dtype
         network_x = (per_sample(c.c_in, x).to(x.dtype) * x).to(dtype)
         # Half precision cannot tell neighbouring times apart, so the network gets c_noise in float32 at least.
-        c_noise = c.c_noise.to(torch.promote_types(dtype, torch.float32))
+        c_noise = c.c_noise.to(torch.promote_types(dtype, torch.float32)).to(x.device, non_blocking=True)
+        labels = labels if labels is None else labels.to(x.device, non_blocking=True)
         conditions = (labels,) if augment is None else (labels, augment)
         output: Tensor = self.network(network_x, c_noise, *conditions)
         output = output[:, : x.shape[1]]  # a learned variance, if there is one, is not ours

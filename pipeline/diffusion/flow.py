@@ -17,7 +17,7 @@ from pipeline.diffusion.schedules import Linear, Scaling, Schedule, Unscaled
 class Flow:
     """The flow of one batch of samples. It counts, sample by sample, how often the networks were asked.
 
-    x is float64 of shape (N, C, H, W), t and sigma are float64 of shape (N,): every sample has its own time.
+    x is float64 of shape (N, C, H, W), t and sigma are float64 of shape (N,) on the CPU: every sample has its own time.
 
     Args:
         denoise: the network's denoiser.

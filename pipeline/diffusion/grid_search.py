@@ -51,7 +51,7 @@ def step_costs(
     """
     if sampler.schedule != Linear() or sampler.scaling != Unscaled():
         raise ValueError("schedule: trajectories are measured on the linear schedule without scaling")
-    sigmas = grid(sampler.timesteps, network).to(seeds.device)
+    sigmas = grid(sampler.timesteps, network)
     states = [sigmas[0] * Noise(seeds, shape).normal(draw(INITIAL, 0))]
     samples = sample(denoise, network, sampler, seeds, shape, labels, lambda _move, x, _sigma: states.append(x), guide)
     costs = torch.full((len(sigmas), len(sigmas)), torch.inf, dtype=torch.float64)
@@ -63,7 +63,7 @@ def step_costs(
             for j in range(i + 1, len(sigmas)):
                 missed = states[i] + (sigmas[j] - sigmas[i]) * slope - states[j]
                 costs[i, j] = missed.flatten(1).square().sum(dim=1).sqrt().mean()
-    return StepCosts(sigmas.cpu(), costs, int(samples.nfe.max()) + len(sigmas) - 1)
+    return StepCosts(sigmas, costs, int(samples.nfe.max()) + len(sigmas) - 1)
 
 
 def cheapest_grid(found: StepCosts, num_steps: int, coefficient: float = 1.15) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from pipeline.errors import RunFailedError
 
 
 class Move(NamedTuple):
-    """What the loop does next, sample by sample: from sigma to sigma_next, both float64 of shape (N,).
+    """What the loop does next, sample by sample: from sigma to sigma_next, both float64 of shape (N,), on the CPU.
 
     sigma_next < sigma is a step of the solver, sigma_next > sigma adds noise, sigma_next == sigma leaves a sample alone
     (it has arrived).
@@ -175,7 +175,7 @@ def _log_rms(values: Tensor) -> Tensor:
         if squares.shape[1] % 2:
             squares = torch.nn.functional.pad(squares, (0, 1))
         squares = squares[:, ::2] + squares[:, 1::2]
-    logs = 0.5 * (squares[:, 0] / count).log()
+    logs = 0.5 * (squares[:, 0] / count).log().cpu()
     return logs.nan_to_num(nan=_LARGEST, posinf=_LARGEST, neginf=-_LARGEST).clamp(-_LARGEST, _LARGEST)
 
 

@@ -2,6 +2,9 @@
 
 What drives it is a plan (`plans.py`): steps, or adding noise to climb back to a higher level. A move that its plan
 rejects is taken back, sample by sample.
+
+States and noise are on the device of the seeds. Whatever there is one of a sample (noise level, time, label, count) is
+on the CPU, which decides by it what comes next; so it never waits for the device, and is ahead of it with its orders.
 """
 
 import math
@@ -63,7 +66,7 @@ class Sampler:
 
 class Samples(NamedTuple):
     """images: the states at sigma = 0, float64 of shape (N, C, H, W), in the model's range.
-    nfe: network evaluations spent on each sample, counted, int64 of shape (N,)."""
+    nfe: network evaluations spent on each sample, counted, int64 of shape (N,), on the CPU."""
 
     images: Tensor
     nfe: Tensor
@@ -96,8 +99,9 @@ def sample(
     if sampler.guidance.needs_guide:
         check_guide(sampler.guidance, guide)
     with torch.no_grad():
-        sigmas = grid(sampler.timesteps, network).to(seeds.device)
-        count = torch.zeros_like(seeds)
+        sigmas = grid(sampler.timesteps, network)
+        labels = labels if labels is None else labels.cpu()
+        count = torch.zeros(len(seeds), dtype=torch.int64)
         is_analytic = sampler.first_step == "analytic" and len(sigmas) > 2
         # A little below sigma_0, for schedules return it with a rounding error.
         analytic_from = float(sigmas[0]) * (1 - 1e-9) if is_analytic else math.inf

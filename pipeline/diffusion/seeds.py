@@ -92,7 +92,9 @@ def normal(seeds: Tensor, draws: Tensor | int, shape: Sequence[int]) -> Tensor:
 
 
 def _as_draws(draws: Tensor | int, seeds: Tensor) -> Tensor:
-    return torch.full_like(seeds, draws) if isinstance(draws, int) else draws
+    if isinstance(draws, int):
+        return torch.full_like(seeds, draws)
+    return draws.to(seeds.device, non_blocking=True)
 
 
 class Noise:
@@ -101,13 +103,14 @@ class Noise:
     Args:
         seeds: int64 of shape (N,), one a sample, on the device where the noise is wanted.
         shape: of one sample, (C, H, W).
-        branch: which of its Brownian paths each sample is on, int64 of shape (N,); empty is the first for all.
+        branch: which of its Brownian paths each sample is on, int64 of shape (N,), on the CPU; empty is the first for
+            all.
     """
 
     def __init__(self, seeds: Tensor, shape: Sequence[int], branch: Tensor | None = None) -> None:
         self.seeds = seeds
         self.shape = tuple(shape)
-        self._branch = torch.zeros_like(seeds) if branch is None else branch
+        self._branch = torch.zeros(len(seeds), dtype=torch.int64) if branch is None else branch
         self._descent: list[tuple[Tensor, Tensor, Tensor]] = []  # node, left and right end of the last way down
 
     def normal(self, draw: Tensor | int) -> Tensor:
@@ -127,7 +130,7 @@ class Noise:
         runs from 1e-4 to 1e4.
 
         Args:
-            sigma: float64 of shape (N,).
+            sigma: float64 of shape (N,), on the CPU.
             sigma_next: likewise, less than sigma.
 
         Returns:
@@ -137,8 +140,7 @@ class Noise:
         upper = _clock(sigma).mul(ticks).round().clamp(1, ticks)
         lower = torch.minimum(_clock(sigma_next).mul(ticks).round(), upper - 1).clamp(min=0)
         increment = self._path(upper / ticks, _CLOCK_DEPTH) - self._path(lower / ticks, _CLOCK_DEPTH)
-        scaled: Tensor = increment * ((upper - lower) / ticks).rsqrt().reshape(self._column)
-        return scaled
+        return increment * self._column(((upper - lower) / ticks).rsqrt())
 
     def increment(self, t_a: Tensor, t_b: Tensor, depth: int = 20) -> Tensor:
         """W(t_b) - W(t_a) of one Brownian path a sample on [0, 1], whatever the grid that asks.
@@ -148,7 +150,7 @@ class Noise:
         multiples of it.
 
         Args:
-            t_a: times in [0, 1], float64 of shape (N,).
+            t_a: times in [0, 1], float64 of shape (N,), on the CPU.
             t_b: likewise.
 
         Returns:
@@ -165,21 +167,21 @@ class Noise:
         that they have been at, and must not meet the noise of before.
 
         Args:
-            where: which samples, bool of shape (N,).
+            where: which samples, bool of shape (N,), on the CPU.
             number: of the path, 1 or more, less than 2**23.
         """
         return Noise(self.seeds, self.shape, torch.where(where, number, self._branch))
 
-    @property
-    def _column(self) -> tuple[int, ...]:
-        return (-1, *[1] * len(self.shape))
+    def _column(self, values: Tensor) -> Tensor:
+        """(N,) as (N, 1, ..., 1), where the noise is."""
+        return values.to(self.seeds.device, non_blocking=True).reshape(-1, *[1] * len(self.shape))
 
     def _path(self, t: Tensor, depth: int) -> Tensor:
         """W(t). The way down to the last time asked is kept, since the next one mostly shares its beginning."""
         left = torch.zeros(len(self.seeds), *self.shape, dtype=torch.float64, device=self.seeds.device)
         stream = ((self._branch << 8) + PATH) << 32
         if not self._descent:
-            self._descent = [(torch.ones_like(self.seeds), left, self.normal(stream))]
+            self._descent = [(torch.ones_like(self._branch), left, self.normal(stream))]
         (node, left, right), start, width = self._descent[0], torch.zeros_like(t), 1.0
         for level in range(depth):
             upper = t >= start + width / 2
@@ -188,12 +190,12 @@ class Noise:
                 left, right = self._descent[level + 1][1:]
             else:
                 middle = (left + right) / 2 + math.sqrt(width) / 2 * self.normal(stream + node)
-                where = upper.reshape(self._column)
+                where = self._column(upper)
                 left, right = torch.where(where, middle, left), torch.where(where, right, middle)
                 self._descent[level + 1 :] = [(child, left, right)]
             width /= 2
             node, start = child, start + width * upper
-        return left + ((t - start) / width).reshape(self._column) * (right - left)
+        return left + self._column((t - start) / width) * (right - left)
 
 
 _CLOCK_DEPTH = 16

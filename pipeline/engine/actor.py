@@ -108,7 +108,7 @@ class ChunkWorker:
         parts = []
         with torch.inference_mode():
             for batch in torch.split(seeds, self._settings.execution.batch_size):
-                labels = setting.labels.of(batch, model.num_classes).to(device)
+                labels = setting.labels.of(batch, model.num_classes)
                 parts.append(
                     step_costs(
                         networks[0], setting.levels, setting.sampler, batch.to(device), model.shape, labels, guide
@@ -160,14 +160,13 @@ class ChunkWorker:
         with torch.inference_mode():
             try:
                 samples = sample(
-                    denoiser, setting.levels, setting.sampler, seeds.to(device), model.shape, labels.to(device),
-                    guide=guide,
-                )  # fmt: skip
+                    denoiser, setting.levels, setting.sampler, seeds.to(device), model.shape, labels, guide=guide
+                )
             except RunFailedError as error:  # adaptive steps that do not arrive
                 raise RunFailedError(f"{setting.name}: {error.where}", error.problem) from error
             images = self._settings.decoder.decode(samples.images)
             self._check_finite(images, setting, seeds)
-            return labels, quantize(images).cpu(), samples.nfe.cpu()
+            return labels, quantize(images).cpu(), samples.nfe
 
     def _check_finite(self, images: torch.Tensor, setting: Setting, seeds: torch.Tensor) -> None:
         finite = images.flatten(1).isfinite().all(dim=1).cpu()
@@ -184,8 +183,8 @@ class ChunkWorker:
         """The first calls of a network choose kernels, compile and fill caches."""
         device, model = self._settings.device, setting.snapshot.model
         x = torch.zeros(batch_size, *model.shape, dtype=torch.float64, device=device)
-        labels = setting.labels.of(torch.arange(batch_size), model.num_classes).to(device)
-        sigma = torch.ones(batch_size, dtype=torch.float64, device=device)
+        labels = setting.labels.of(torch.arange(batch_size), model.num_classes)
+        sigma = torch.ones(batch_size, dtype=torch.float64)
         with torch.inference_mode():
             for denoiser in (*networks, *networks):
                 denoiser(x, sigma, labels).sum().item()

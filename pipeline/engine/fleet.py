@@ -89,11 +89,10 @@ class RayFleet:
     ) -> None:  # fmt: skip
         import ray
 
-        gpus = int(settings.device == "cuda")
         # No retries by Ray: what is lost is handed out again by the policy, to whoever is free.
         self._actor = ray.remote(actor or Actor).options(
-            num_cpus=settings.execution.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0,
-            max_concurrency=IN_FLIGHT + 1,  # and the pulse
+            num_cpus=settings.execution.threads, num_gpus=actors.gpus(settings.device), max_restarts=0,
+            max_task_retries=0, max_concurrency=IN_FLIGHT + 1,  # and the pulse
         )  # fmt: skip
         self._shared = ray.put(settings), ray.put(list(plans))
         self._store = settings.store
@@ -259,7 +258,7 @@ def num_actors(actors: Actors, threads: int, device: str, resources: Resources) 
         raise SettingsError(
             "execution.threads", f"asks for {threads} CPUs an actor, and the cluster has {resources.cpus}"
         )
-    return actors.num_actors or (resources.gpus if device == "cuda" else resources.cpus // threads)
+    return actors.num_actors or (actors.per_gpu * resources.gpus if device == "cuda" else resources.cpus // threads)
 
 
 @contextmanager

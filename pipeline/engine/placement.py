@@ -67,7 +67,7 @@ def expected_workers(execution: Execution, actors: Actors, placement: Placement)
         with session() as resources:
             return num_actors(actors, execution.threads, placement.device, resources)
     if placement.device == "cuda":
-        return torch.cuda.device_count()
+        return actors.per_gpu * torch.cuda.device_count()
     return max((os.cpu_count() or 1) // execution.threads, 1)
 
 

@@ -215,7 +215,7 @@ def _actor(actors: Actors, threads: int, device: Device) -> Any:
 
     return ray.remote(MomentsWorker).options(
         num_cpus=threads,
-        num_gpus=int(device == "cuda"),
+        num_gpus=actors.gpus(device),
         max_restarts=-1,  # what is bounded is how often one chunk may be tried
         max_task_retries=actors.max_chunk_deaths,
         max_concurrency=2,  # its work, and its pulse

@@ -58,7 +58,9 @@ class Actors:
     """Who does the work; nothing here changes a bit of it.
 
     Args:
-        num_actors: empty is one a GPU, or one for every `threads` CPUs; 0 is this process, without Ray.
+        num_actors: empty is `per_gpu` a GPU, or one for every `threads` CPUs; 0 is this process, without Ray.
+        per_gpu: how many share a GPU. Each holds networks of its own, and while one prepares, decodes or writes, the
+            GPU is another's: of use where networks are small.
         max_restarts: how often in a row, for each actor, one may be lost without a chunk being finished in between,
             before the run is given up.
         max_chunk_deaths: how many actors one chunk may lose before it is given up; fewer where the other chunks show
@@ -75,6 +77,7 @@ class Actors:
     max_task_retries: int = 2
     hang_after_s: float = 600.0
     denoiser_memory_gb: float = 4.0
+    per_gpu: int = 1
 
     def __post_init__(self) -> None:
         for name, value in (("num_actors", self.num_actors or 0), ("max_restarts", self.max_restarts)):
@@ -82,10 +85,15 @@ class Actors:
                 raise ValueError(f"{name}: must be 0 or more (got {value})")
         if self.max_task_retries < 0:
             raise ValueError(f"max_task_retries: must be 0 or more (got {self.max_task_retries})")
-        if self.max_chunk_deaths < 1:
-            raise ValueError(f"max_chunk_deaths: must be at least 1 (got {self.max_chunk_deaths})")
+        for name, value in (("max_chunk_deaths", self.max_chunk_deaths), ("per_gpu", self.per_gpu)):
+            if value < 1:
+                raise ValueError(f"{name}: must be at least 1 (got {value})")
         if not self.hang_after_s > 0:
             raise ValueError(f"hang_after_s: must be positive (got {self.hang_after_s:g})")
+
+    def gpus(self, device: str) -> float:
+        """Of one actor, in Ray's counting."""
+        return 1 / self.per_gpu if device == "cuda" else 0
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ Positions count images since the start of the training. So a step's batch is the
 size of microbatch, and after a restart it needs nothing but the position.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.dataset import Dataset
@@ -42,14 +43,23 @@ class Batches:
         self._dataset = dataset
         self._settings = settings
         self._device = device
+        self._prepared: tuple[tuple[int, int], Batch] | None = None
 
     def spans(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The positions [start, stop) cut into microbatches."""
         size = self._settings.microbatch or max(stop - start, 1)
         return [(first, min(first + size, stop)) for first in range(start, stop, size)]
 
+    def prepare(self, start: int, stop: int) -> None:
+        """Makes a batch that will be asked for soon, while a GPU is at work. On a CPU there is nothing to be gained."""
+        if self._device.type == "cuda":
+            self._prepared = (start, stop), self.make(start, stop)
+
     def make(self, start: int, stop: int) -> Batch:
         """The images at the positions [start, stop)."""
+        if self._prepared is not None and self._prepared[0] == (start, stop):
+            batch, self._prepared = self._prepared[1], None
+            return batch
         position = torch.arange(start, stop, device=self._device)
         key = torch.full_like(position, self._settings.seed)
         u, flip = uniform(key, draw(TRAINING, 0) + position, 2).unbind(1)
@@ -74,11 +84,15 @@ class Batches:
 
     def _images(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         chosen = image_index(self._settings.seed, np.arange(start, stop, dtype=np.int64), len(self._dataset))
-        pixels = torch.from_numpy(self._dataset.images(chosen)).to(self._device, non_blocking=True)
-        y = pixels.to(torch.float32) / 127.5 - 1
+        y = self._moved(self._dataset.images(chosen)).to(torch.float32) / 127.5 - 1
         if not self._dataset.info.num_classes:
             return y, None
-        return y, torch.from_numpy(self._dataset.labels(chosen)).to(self._device, non_blocking=True)
+        return y, self._moved(self._dataset.labels(chosen))
+
+    def _moved(self, values: NDArray[Any]) -> Tensor:
+        """On the device. From pinned memory, for otherwise a GPU's queue must be empty first."""
+        there = torch.from_numpy(values)
+        return there.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else there
 
 
 def seed_generators(seed: int, position: int) -> None:

@@ -56,7 +56,8 @@ def train(job: TrainingJob, place: Place, console: Console) -> None:
     """
     if place.is_first:
         job.fence()
-    with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []), _run(job, place) as run:
+    gpus = [place.device] if place.device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), gpu_arithmetic(), _run(job, place) as run:
         trainer = Trainer(job.model, job.settings, job.dataset, place)
         _resume(trainer, job, place, console)
         progress = None if run is None else Progress(job, run, console, trainer.position)
@@ -94,6 +95,14 @@ def cpu_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def gpu_arithmetic() -> Iterator[None]:
+    """Within it float32 is float32 on a GPU too, convolutions in TF32 being torch's default; and kernels are chosen by
+    trying them, since shapes stay the same."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False):
+        yield
 
 
 class _Cadence:

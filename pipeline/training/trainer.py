@@ -81,6 +81,7 @@ class Trainer:
         """
         normalize_weights(self._network)
         self._backward()
+        self._batches.prepare(*self._spans(self.position + self._settings.batch_size)[0])  # before waiting for this one
         self._update()
         self._adam.zero_grad(set_to_none=True)
         self.position += self._settings.batch_size
@@ -99,7 +100,7 @@ class Trainer:
     def _backward(self) -> None:
         """Gradients of the mean loss over the step's images, of all workers, in every worker."""
         batch_size, place = self._settings.batch_size, self._place
-        spans = self._batches.spans(*place.share_of(self.position, self.position + batch_size))
+        spans = self._spans(self.position)
         for span in spans:
             with self._unshared() if span != spans[-1] else nullcontext():
                 batch = self._batches.make(*span)
@@ -112,6 +113,10 @@ class Trainer:
             for parameter in self._uncertainty.parameters():
                 if parameter.grad is not None:
                     place.sum(parameter.grad).div_(place.world_size)
+
+    def _spans(self, position: int) -> list[tuple[int, int]]:
+        """This worker's microbatches of the step that begins at a position."""
+        return self._batches.spans(*self._place.share_of(position, position + self._settings.batch_size))
 
     def _balanced(self, batch: Batch, losses: Tensor) -> Tensor:
         if self._uncertainty is None:
@@ -164,8 +169,7 @@ class Trainer:
         order is settled before the first step of either.
         """
         if self._parallel is not None:
-            span = self._batches.spans(*self._place.share_of(0, self._settings.batch_size))[0]
-            torch.autograd.backward(self._losses(self._batches.make(*span)).sum())
+            torch.autograd.backward(self._losses(self._batches.make(*self._spans(0)[0])).sum())
             self._adam.zero_grad(set_to_none=True)
 
     def _unshared(self) -> AbstractContextManager[None]:
