@@ -158,20 +158,23 @@ class Product(Loop):
         return peak_flops(self.dtype, self.device)
 
 
-def fast_paths(device: str, batch: int, threads: int, every: bool) -> dict[str, Execution]:
-    """The paths with targets, or on a GPU those worth a look; or every one."""
+def fast_paths(device: str, batch: int, threads: int, every: bool, chosen: str | None) -> dict[str, Execution]:
+    """The paths with targets, or on a GPU those worth a look; or every one. `chosen` are precisions."""
     shared: dict[str, Any] = {"batch_size": batch, "chunk_size": batch, "threads": threads}
-    half = ("bf16",) if device == "cpu" else ("bf16", "fp16")
+    precisions = chosen.split(",") if chosen else ["fp32", "bf16", *(["fp16"] if device == "cuda" else [])]
     compiled = ("ahead",) if device == "cpu" else (False, "reduce-overhead")
     convolutions = ("winograd",) if device == "cpu" else ("direct",)
     if every:
         compiled = (False, True, "ahead") if device == "cpu" else (False, True, "reduce-overhead", "ahead")
         convolutions = ("direct", "winograd") if device == "cpu" else convolutions
-    paths = product(("fp32", *half), compiled, convolutions)
-    return {
+    paths: Any = product(precisions, compiled, convolutions)
+    found = {
         _name(precision, how, convolution): Execution(precision, compile=how, convolution=convolution, **shared)
         for precision, how, convolution in paths
     }
+    if device == "cuda":  # torch's own group norm lays channels-last out anew
+        found |= {f"{one} eager contiguous": Execution(one, channels_last=False, **shared) for one in precisions}  # type: ignore[arg-type]
+    return found
 
 
 def _name(precision: str, how: Any, convolution: str) -> str:
@@ -187,13 +190,14 @@ def measure(name: str, case: Case, options: argparse.Namespace, rounds: int) -> 
         weights = Path(folder) / "weights.safetensors"
         weights.write_bytes(case.weights())
         given = case, str(weights), device
-        paths = fast_paths(device, case.batch, threads, options.all_paths)
+        paths = fast_paths(device, case.batch, threads, options.all_paths, options.precisions)
         lanes = {PLAIN: Lane(Plain, *given, threads=threads)}
         if importlib.util.find_spec("diffusers"):
             lanes[DIFFUSERS] = Lane(Diffusers, *given, threads=threads)
         if device == "cuda":
             lanes["plain loop, eager tf32"] = Lane(Plain, *given, torch.float32, True, threads=threads)
             lanes["plain loop, eager fp16"] = Lane(Plain, *given, torch.float16, threads=threads)
+        if device == "cuda" and SHARED in paths:
             lanes[f"another {SHARED}"] = Lane(Product, *given, paths[SHARED], threads, threads=threads)
         lanes |= {path: Lane(Product, *given, execution, threads) for path, execution in paths.items()}
         try:
@@ -231,7 +235,7 @@ def _rows(
         if lane in paths:
             loop = {"ratio": ratio(seconds[lane], seconds[f"forward {lane}"]), "target": 1.03, "at_most": True}
             rows.append({"name": f"{name} {lane}: whole loop by bare forward x NFE", **loop})
-    return rows + (_shared_rows(name, lanes, rounds) if device == "cuda" else [])
+    return rows + (_shared_rows(name, lanes, rounds) if f"another {SHARED}" in lanes else [])
 
 
 def _shared_rows(name: str, lanes: dict[str, Lane], rounds: int) -> list[dict[str, Any]]:
@@ -262,6 +266,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     options.add_argument("--all-paths", action="store_true", help="eager and compiled in the actor too")
+    options.add_argument("--precisions", help="comma-separated, such as fp32,bf16; all that the device is good for")
     chosen = parsed(options)
     names = (chosen.networks or ("7.0M,55.7M" if chosen.quick else ",".join(CASES))).split(",")
     if unknown := set(names) - set(CASES):

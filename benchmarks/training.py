@@ -142,9 +142,10 @@ def measure(name: str, case: Case, options: argparse.Namespace, rounds: int, ddp
         compiled: Any = False if options.eager else True if device == "cpu" else "reduce-overhead"
         convolution = "winograd" if device == "cpu" else "direct"
         how = f"{'compiled' if compiled else 'eager'} {convolution if device == 'cpu' else 'channels-last'}"
-        precisions = ("fp32", "bf16") if device == "cpu" else ("fp32", "bf16", "fp16")
+        usual = ("fp32", "bf16") if device == "cpu" else ("fp32", "bf16", "fp16")
+        precisions = options.precisions.split(",") if options.precisions else usual
         paths = {f"{precision} {how}": (precision, compiled) for precision in precisions}
-        if device == "cuda" and compiled:
+        if device == "cuda" and compiled and "bf16" in precisions:
             paths |= {"bf16 eager channels-last": ("bf16", False), "bf16 compiled without CUDA graphs": ("bf16", True)}
         lanes = {PLAIN: Lane(Plain, case, folder, device, threads=threads)}
         if device == "cuda":
@@ -232,6 +233,7 @@ def main() -> None:
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     options.add_argument("--eager", action="store_true", help="without compiling, which takes minutes")
     options.add_argument("--batch", type=int, help="images a step of a worker; 64, and 16 for the 55.7M network")
+    options.add_argument("--precisions", help="comma-separated, such as fp32,bf16; all that the device is good for")
     chosen = parsed(options)
     names = (chosen.networks or ("7.0M,55.7M" if chosen.quick else ",".join(CASES))).split(",")
     if unknown := set(names) - set(CASES):

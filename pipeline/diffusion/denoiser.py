@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion.preconditioning import Preconditioning, per_sample
+from pipeline.diffusion.seeds import placed
 from pipeline.diffusion.timesteps import NoiseLevels
 
 
@@ -41,8 +42,8 @@ class Denoiser(nn.Module):
         dtype = self.dtype
         network_x = (per_sample(c.c_in, x).to(x.dtype) * x).to(dtype)
         # Half precision cannot tell neighbouring times apart, so the network gets c_noise in float32 at least.
-        c_noise = c.c_noise.to(torch.promote_types(dtype, torch.float32)).to(x.device, non_blocking=True)
-        labels = labels if labels is None else labels.to(x.device, non_blocking=True)
+        c_noise = placed(c.c_noise.to(torch.promote_types(dtype, torch.float32)), x.device)
+        labels = labels if labels is None else placed(labels, x.device)
         conditions = (labels,) if augment is None else (labels, augment)
         output: Tensor = self.network(network_x, c_noise, *conditions)
         output = output[:, : x.shape[1]]  # a learned variance, if there is one, is not ours

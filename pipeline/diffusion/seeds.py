@@ -6,7 +6,7 @@ It is written in int64 tensor operations, so that any device gives the same inte
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -91,10 +91,20 @@ def normal(seeds: Tensor, draws: Tensor | int, shape: Sequence[int]) -> Tensor:
     return torch.stack(pairs, dim=-1).flatten(1)[:, :count].reshape(-1, *shape)
 
 
+def placed(values: Tensor, device: torch.device) -> Tensor:
+    """Values of shape (N,) from the CPU on a device, whose queue need not be empty for that: a GPU takes a number that
+    all share with the order to write it, and others from pinned memory."""
+    if values.device == device or device.type != "cuda":
+        return values.to(device)
+    if bool((values == values[0]).all()):
+        return torch.full(values.shape, values[0].item(), dtype=values.dtype, device=device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def _as_draws(draws: Tensor | int, seeds: Tensor) -> Tensor:
     if isinstance(draws, int):
         return torch.full_like(seeds, draws)
-    return draws.to(seeds.device, non_blocking=True)
+    return placed(draws, seeds.device)
 
 
 class Noise:
@@ -174,7 +184,7 @@ class Noise:
 
     def _column(self, values: Tensor) -> Tensor:
         """(N,) as (N, 1, ..., 1), where the noise is."""
-        return values.to(self.seeds.device, non_blocking=True).reshape(-1, *[1] * len(self.shape))
+        return placed(values, self.seeds.device).reshape(-1, *[1] * len(self.shape))
 
     def _path(self, t: Tensor, depth: int) -> Tensor:
         """W(t). The way down to the last time asked is kept, since the next one mostly shares its beginning."""
@@ -182,20 +192,31 @@ class Noise:
         stream = ((self._branch << 8) + PATH) << 32
         if not self._descent:
             self._descent = [(torch.ones_like(self._branch), left, self.normal(stream))]
-        (node, left, right), start, width = self._descent[0], torch.zeros_like(t), 1.0
+        node, start, width = self._descent[0][0], torch.zeros_like(t), 1.0
+        new: list[tuple[Tensor, Tensor, Tensor]] = []  # node, child, and whether that is the upper one, on the way down
         for level in range(depth):
             upper = t >= start + width / 2
             child = 2 * node + upper.long()
-            if level + 1 < len(self._descent) and torch.equal(self._descent[level + 1][0], child):
-                left, right = self._descent[level + 1][1:]
-            else:
-                middle = (left + right) / 2 + math.sqrt(width) / 2 * self.normal(stream + node)
-                where = self._column(upper)
-                left, right = torch.where(where, middle, left), torch.where(where, right, middle)
-                self._descent[level + 1 :] = [(child, left, right)]
+            if new or level + 1 == len(self._descent) or not torch.equal(self._descent[level + 1][0], child):
+                new.append((node, child, upper))
             width /= 2
             node, start = child, start + width * upper
+        known = depth - len(new)
+        del self._descent[known + 1 :]
+        for level, (draws, (_, child, upper)) in enumerate(zip(self._each(stream, new), new, strict=True), known):
+            _, left, right = self._descent[level]
+            middle = (left + right) / 2 + math.sqrt(0.5**level) / 2 * draws
+            where = self._column(upper)
+            self._descent.append((child, torch.where(where, middle, left), torch.where(where, right, middle)))
+        _, left, right = self._descent[depth]
         return left + self._column((t - start) / width) * (right - left)
+
+    def _each(self, stream: Tensor, new: Sequence[tuple[Tensor, ...]]) -> Iterable[Tensor]:
+        """The normal noise of every node. All at once where operations are dear, one by one where memory is."""
+        if self.seeds.device.type == "cpu" or not new:
+            return (self.normal(stream + node) for node, *_ in new)
+        draws = torch.cat([stream + node for node, *_ in new])
+        return normal(self.seeds.repeat(len(new)), draws, self.shape).chunk(len(new))
 
 
 _CLOCK_DEPTH = 16

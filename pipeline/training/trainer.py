@@ -69,6 +69,13 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(place.device.type, _FIRST_SCALE, enabled=settings.precision == "fp16")
         self._parallel = _in_parallel(self._network, place)
         self._denoiser = Denoiser(self._parallel or self._network, model.preconditioning, model.sigma_data)
+        # Gradients that CUDA graphs make lie in their memory, and the next microbatch would overwrite them.
+        self._keeps_gradients = (
+            place.device.type == "cuda" and settings.compile == "reduce-overhead" and len(self._spans(0)) > 1
+        )
+        if self._keeps_gradients:
+            for parameter in self._learned.values():
+                parameter.grad = torch.zeros_like(parameter)
         self._settle_buckets()
 
     # -- a step --------------------------------------------------------------------------------------------------
@@ -83,7 +90,7 @@ class Trainer:
         self._backward()
         self._batches.prepare(*self._spans(self.position + self._settings.batch_size)[0])  # before waiting for this one
         self._update()
-        self._adam.zero_grad(set_to_none=True)
+        self._adam.zero_grad(set_to_none=not self._keeps_gradients)
         self.position += self._settings.batch_size
 
     @property
@@ -170,7 +177,7 @@ class Trainer:
         """
         if self._parallel is not None:
             torch.autograd.backward(self._losses(self._batches.make(*self._spans(0)[0])).sum())
-            self._adam.zero_grad(set_to_none=True)
+            self._adam.zero_grad(set_to_none=not self._keeps_gradients)
 
     def _unshared(self) -> AbstractContextManager[None]:
         """Within it gradients are accumulated without asking the other workers."""

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.seeds import placed
 from pipeline.diffusion.timesteps import NoiseLevels
 
 
@@ -38,5 +39,5 @@ def nearest_index(levels: Tensor, sigma: Tensor) -> Tensor:
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """(N,) as (N, 1, ..., 1), to be multiplied with x of shape (N, ...), on its device; nobody waits for that."""
-    return values.to(x.device, non_blocking=True).reshape(-1, *[1] * (x.ndim - 1))
+    """(N,) as (N, 1, ..., 1), to be multiplied with x of shape (N, ...), on its device."""
+    return placed(values, x.device).reshape(-1, *[1] * (x.ndim - 1))
