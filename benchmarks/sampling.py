@@ -169,7 +169,13 @@ def fast_paths(device: str, batch: int, threads: int, every: bool, chosen: str |
         convolutions = ("direct", "winograd") if device == "cpu" else convolutions
     paths: Any = product(precisions, compiled, convolutions)
     found = {
-        _name(precision, how, convolution): Execution(precision, compile=how, convolution=convolution, **shared)
+        _name(precision, how, convolution): Execution(
+            precision,
+            compile=how,
+            convolution=convolution,
+            norm="native" if convolution == "winograd" else "torch",
+            **shared,
+        )
         for precision, how, convolution in paths
     }
     if device == "cuda":  # torch's own group norm lays channels-last out anew

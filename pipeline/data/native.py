@@ -31,7 +31,7 @@ def load_operators(source: Path, key: str) -> None:
     """Compiles a C++ file of operators, or takes what was compiled before, and makes torch know them.
 
     Args:
-        source: the file.
+        source: the file; headers lie beside it.
         key: of the setting that asks for it, for the error.
 
     Raises:
@@ -39,11 +39,14 @@ def load_operators(source: Path, key: str) -> None:
         StoreError: the folder cannot be used.
     """
     folder = private_folder(_FOLDER)
-    text = source.read_bytes()
+    text, headers = source.read_bytes(), [header.read_bytes() for header in sorted(source.parent.glob("*.h"))]
     parts: dict[str, Any] = {
-        "source": sha256(text), "flags": _FLAGS, "torch": [torch.__version__, str(torch.version.git_version)],
-        "instructions": instructions(), "compiler": _compiler(),
-    }  # fmt: skip
+        "source": [sha256(part) for part in (text, *headers)],
+        "flags": _FLAGS,
+        "torch": [torch.__version__, str(torch.version.git_version)],
+        "instructions": instructions(),
+        "compiler": _compiler(),
+    }
     name = digest(parts)
     try:
         with (folder / f".{name}.lock").open("w") as file, TemporaryDirectory(dir=folder) as here:

@@ -44,6 +44,8 @@ class Execution:
         device: `auto` takes GPUs where there are any. Images are named by the device's family.
         convolution: of 3x3 kernels: by the definition, or on a CPU with fewer multiplications (`winograd`), as exact in
             float32 and about twice as fast; its code is compiled once a machine and user.
+        norm: group norms by torch or what it compiles, or on a CPU by code of our own (`native`), with the scale, shift
+            and SiLU after them in one pass; nearer to the exact numbers, and compiled as that for convolutions is.
     """
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -54,6 +56,7 @@ class Execution:
     compile: Literal[False, True, "ahead", "reduce-overhead"] = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     convolution: Literal["direct", "winograd"] = field(default="direct", metadata={"since": 2})
+    norm: Literal["torch", "native"] = field(default="torch", metadata={"since": 2})
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_size", "threads"):
@@ -61,11 +64,17 @@ class Execution:
                 raise ValueError(f"{name}: must be at least 1 (got {getattr(self, name)})")
         if self.compile not in (False, True, "ahead", "reduce-overhead"):
             raise ValueError(f"compile: must be true, false, ahead or reduce-overhead (got {self.compile})")
-        if self.convolution == "winograd" and (self.precision == "fp16" or self.device == "cuda"):
-            here = f"precision {self.precision}, device {self.device}"
-            raise ValueError(f"convolution: winograd is for fp32 and bf16 on a CPU (got {here}); set it to direct")
+        if self.native and (self.precision == "fp16" or self.device == "cuda"):
+            (name, value, mend), here = self.native[0], f"precision {self.precision}, device {self.device}"
+            raise ValueError(f"{name}: {value} is for fp32 and bf16 on a CPU (got {here}); set it to {mend}")
         if self.chunk_size % self.batch_size:
             raise ValueError(f"batch_size: must divide chunk_size {self.chunk_size} (got {self.batch_size})")
+
+    @property
+    def native(self) -> list[tuple[str, str, str]]:
+        """The settings that ask for code of our own, which only CPUs run: their names, values and the other value."""
+        choices = ("convolution", self.convolution, "direct"), ("norm", self.norm, "torch")
+        return [choice for choice in choices if choice[1] != choice[2]]
 
 
 class Samples(NamedTuple):
@@ -110,7 +119,7 @@ def samples_key(
         decoder: from states to images; pixels by default.
         guide: the second network, where the sampler's guidance asks one.
     """
-    fast_path = ("precision", "batch_size", "chunk_size", "threads", "channels_last", "compile", "convolution")
+    fast_path = ("precision", "batch_size", "chunk_size", "threads", "channels_last", "compile", "convolution", "norm")
     chosen = plain(execution)
     networks = {"main": Network(weights_sha256, model), **({} if guide is None else {"guide": guide})}
     key: dict[str, Any] = plain(

@@ -14,6 +14,7 @@ from pipeline.engine.devices import Device, as_dtype, fixed_compiler
 from pipeline.engine.pulse import Pulse
 from pipeline.engine.work import WorkerSettings
 from pipeline.errors import CheckpointError
+from pipeline.networks import group_norm
 from pipeline.networks.heap import keep_freed_memory
 from pipeline.networks.winograd import KERNEL, use_winograd
 from pipeline.training.settings import ModelSpec
@@ -78,6 +79,9 @@ def load_denoiser(model: ModelSpec, weights: bytes, execution: Execution, device
     if execution.convolution == "winograd":
         load_operators(KERNEL, "execution.convolution")
         use_winograd(denoiser.network)
+    if execution.norm == "native":
+        load_operators(group_norm.KERNEL, "execution.norm")
+        group_norm.use_native_norms(denoiser.network)
     if execution.compile:
         fixed_compiler()
     if execution.compile == "ahead":

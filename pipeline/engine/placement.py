@@ -41,11 +41,10 @@ def place(execution: Execution, actors: Actors) -> Placement:
             there = device == "cpu" or resources.gpus > 0
     if not there:
         raise SettingsError("execution.device", "asks for GPUs, and there are none")
-    if device == "cuda" and execution.convolution == "winograd":
-        mend = "set it to direct, or execution.device to cpu"
-        raise SettingsError(
-            "execution.convolution", f"winograd is for CPUs, and the work would be done on GPUs: {mend}"
-        )
+    if device == "cuda" and execution.native:
+        name, value, other = execution.native[0]
+        mend = f"set it to {other}, or execution.device to cpu"
+        raise SettingsError(f"execution.{name}", f"{value} is for CPUs, and the work would be done on GPUs: {mend}")
     if device == "cpu" or torch.cuda.is_available():
         return _placement(device, execution.precision)
     with session():

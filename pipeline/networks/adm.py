@@ -97,5 +97,5 @@ class ADMNet(UNet):
         return F.silu(emb)
 
     def output(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out_conv(F.silu(self.out_norm(x)))
+        out: Tensor = self.out_conv(self.out_norm(x, silu=True))
         return out

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +20,6 @@ from pipeline.networks.layers import (
     linear,
     planar,
     resampling,
-    silu_,
 )
 
 
@@ -87,22 +85,23 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: (N, num_in, H, W), emb: (N, num_emb) -> (N, num_out, H', W')."""
-        y = self.conv0(self.resample(silu_(self.norm0(x))))
+        y = self.conv0(self.resample(self.norm0(x, silu=True)))
         y = self._condition(y, self.affine(emb)[:, :, None, None])
-        y = dropout(silu_(y), self.style.dropout, self.training)
+        y = dropout(y, self.style.dropout, self.training)
         x = self.conv1(y).add_(self.skip(self.resample(x))).mul_(self.style.skip_scale)
         if self.num_heads > 0:
             x = (x + self._attend(self.norm2(x))).mul_(self.style.skip_scale)
         return x
 
     def _condition(self, y: Tensor, emb: Tensor) -> Tensor:
-        """The second norm, with the embedding, (N, num_out, 1, 1) or twice as many channels, before or after it."""
+        """The second norm and its SiLU, with the embedding, (N, num_out, 1, 1) or twice as many channels, before or
+        after it."""
         if not self.style.adaptive:
             y += emb
-            normed: Tensor = self.norm1(y)
-            return normed
-        scale, shift = emb.chunk(2, dim=1)
-        return torch.addcmul(shift, self.norm1(y), scale + 1)
+            y = self.norm1(y, silu=True)
+        else:
+            y = self.norm1(y, *emb.chunk(2, dim=1), silu=True)
+        return y
 
     def _attend(self, x: Tensor) -> Tensor:
         """Self-attention over pixels. The 1x1 convolutions are done as matrix products on (N, H*W, C)."""

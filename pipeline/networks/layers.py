@@ -48,11 +48,24 @@ def linear(num_in: int, num_out: int, gain: float = 1.0, init: Init = "xavier", 
     return layer
 
 
-def group_norm(num_channels: int, eps: float = NORM_EPS) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Group norm, with what may follow it: a scale and a shift of each image's channels, and SiLU."""
+
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, silu: bool = False
+    ) -> Tensor:
+        """x: (N, C, H, W), scale and shift: (N, C, 1, 1), both or none -> silu(norm(x) (1 + scale) + shift)."""
+        y = super().forward(x)
+        if scale is not None and shift is not None:
+            y = torch.addcmul(shift, y, scale + 1)
+        return silu_(y) if silu else y
+
+
+def group_norm(num_channels: int, eps: float = NORM_EPS) -> GroupNorm:
     """Group norm with min(32, channels / 4) groups, or the largest number below it that divides the channels."""
     most = max(1, min(32, num_channels // 4))
     num_groups = next(groups for groups in range(most, 0, -1) if num_channels % groups == 0)
-    return nn.GroupNorm(num_groups, num_channels, eps=eps)
+    return GroupNorm(num_groups, num_channels, eps=eps)
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

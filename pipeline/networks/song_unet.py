@@ -72,5 +72,5 @@ class SongUNet(UNet):
 
     def output(self, x: Tensor) -> Tensor:
         *_, norm, last = self.dec.values()
-        out: Tensor = last(F.silu(norm(x)))
+        out: Tensor = last(norm(x, silu=True))
         return out

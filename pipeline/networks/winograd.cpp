@@ -1,5 +1,6 @@
-// The kernels of winograd.py: a 3x3 convolution by F(4x4, 3x3), and its gradients, block of tiles by block of tiles, so that what lies between the transforms stays in the cache. The products are torch's own, in float32
-// whatever type the images have.
+// The kernels of winograd.py: a 3x3 convolution by F(4x4, 3x3), and its gradients, block of tiles by block of
+// tiles, so that what lies between the transforms stays in the cache. The products are torch's own, in float32 whatever
+// type the images have.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -9,33 +10,11 @@
 #include <cstring>
 #include <vector>
 
+#include "vectors.h"
+
 namespace {
 
 constexpr int64_t BLOCK = 64;  // tiles; measured, for 64 to 512 channels
-constexpr int WIDE = 16;       // channels at once; the compiler cuts them into what the machine has
-
-typedef float Vec __attribute__((vector_size(4 * WIDE)));
-typedef uint32_t Bits __attribute__((vector_size(4 * WIDE)));
-typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
-
-inline void load(const float* from, Vec& to) { std::memcpy(&to, from, sizeof to); }
-
-inline void load(const at::BFloat16* from, Vec& to) {
-  Halves halves;
-  std::memcpy(&halves, from, sizeof halves);
-  const Bits bits = __builtin_convertvector(halves, Bits) << 16;
-  std::memcpy(&to, &bits, sizeof to);
-}
-
-inline void store(const Vec& from, float* to) { std::memcpy(to, &from, sizeof from); }
-
-inline void store(const Vec& from, at::BFloat16* to) {  // rounds to the nearest, ties to even
-  Bits bits;
-  std::memcpy(&bits, &from, sizeof bits);
-  bits += 0x7fff + ((bits >> 16) & 1);
-  const Halves halves = __builtin_convertvector(bits >> 16, Halves);
-  std::memcpy(to, &halves, sizeof halves);
-}
 
 // Points 0, +-A, +-B and infinity, as in winograd.py: of opposite points the even and odd parts are shared.
 constexpr float A = 0.625f, B = 1.5f, AA = A * A, BB = B * B;

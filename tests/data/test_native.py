@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,8 +69,9 @@ def test_what_no_compiler_takes_is_said_in_one_sentence(tmp_path: Path, monkeypa
         load_operators(source, "execution.convolution")
 
 
+@pytest.mark.parametrize("native", [{"convolution": "winograd"}, {"norm": "native"}], ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_denoiser_on_this_path_answers_as_the_plain_one(precision: str) -> None:
+def test_a_denoiser_on_this_path_answers_as_the_plain_one(precision: str, native: dict[str, Any]) -> None:
     network = DDPMpp(model_channels=32, channel_mult=(1, 1), num_blocks=1, attn_resolutions=())
     model = MODEL.model_copy(update={"network": network})
     torch.manual_seed(0)
@@ -78,11 +80,11 @@ def test_a_denoiser_on_this_path_answers_as_the_plain_one(precision: str) -> Non
         if parameter.dim() == 4:
             torch.nn.init.xavier_uniform_(parameter)
     weights = weights_bytes(built.state_dict())
-    execution = replace(WINOGRAD, precision=precision)
+    execution = replace(WINOGRAD, precision=precision, convolution="direct")
     x, sigma = torch.randn(4, *model.shape, dtype=torch.float64), torch.full((4,), 0.5, dtype=torch.float64)
     with torch.inference_mode():
-        plain = load_denoiser(model, weights, replace(execution, convolution="direct"), "cpu")(x, sigma, None)
-        fast = load_denoiser(model, weights, execution, "cpu")(x, sigma, None)
+        plain = load_denoiser(model, weights, execution, "cpu")(x, sigma, None)
+        fast = load_denoiser(model, weights, replace(execution, **native), "cpu")(x, sigma, None)
     apart = float((fast - plain).abs().max())
     assert 0 < apart < (1e-5 if precision == "fp32" else 0.05)
 
@@ -92,8 +94,12 @@ def test_the_key_of_samples_names_it_and_is_as_it_was_without() -> None:
         return samples_key("0" * 64, MODEL, Sampler(), Balanced(), execution, {"kind": "cpu"}, "2.13")
 
     direct = key(replace(WINOGRAD, convolution="direct"))
-    assert "convolution" not in direct["execution"]  # type: ignore[operator]
-    assert digest(direct) != digest(key(WINOGRAD))
+    native = replace(WINOGRAD, convolution="direct", norm="native")
+    assert not {"convolution", "norm"} & set(direct["execution"])  # type: ignore[call-overload]
+    assert (
+        len({digest(named) for named in (direct, key(WINOGRAD), key(native), key(replace(WINOGRAD, norm="native")))})
+        == 4
+    )
 
 
 def test_it_is_refused_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +107,8 @@ def test_it_is_refused_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> No
         replace(WINOGRAD, precision="fp16")
     with pytest.raises(ValueError, match="device cuda"):
         replace(WINOGRAD, device="cuda")
+    with pytest.raises(ValueError, match=r"norm: native is for fp32 and bf16 on a CPU \(.*\); set it to torch"):
+        Execution(norm="native", precision="fp16")
     monkeypatch.setattr(placement, "local_device", lambda _: "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(SettingsError, match="winograd is for CPUs, and the work would be done on GPUs"):

@@ -21,6 +21,7 @@ from pipeline.engine.generation import generate
 from pipeline.engine.work import Actors, Seeds
 from pipeline.errors import SettingsError, StoreError
 from pipeline.networks import ADM, EDM2, MLP, NCSNpp
+from pipeline.networks.group_norm import NativeGroupNorm
 from pipeline.networks.winograd import WinogradConv2d
 from pipeline.training.settings import ModelSpec
 from pipeline.training.snapshot import CheckpointRef, find_snapshot, read_weights
@@ -98,14 +99,16 @@ def test_one_artifact_serves_every_checkpoint_of_a_model_with_its_own_weights(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-4), ("bf16", 0.05)])
-def test_code_with_winograds_convolutions_answers_as_the_definition_does(
+def test_code_with_kernels_of_our_own_answers_as_the_definition_does(
     tmp_path: Path, builds: list[int], precision: str, near: float
 ) -> None:
     store = tiny_store(tmp_path)
     for name in ("net0", "net1"):
-        compiled = denoiser_of(store, name, compile="ahead", convolution="winograd", precision=precision)
+        fast: Any = {"compile": "ahead", "convolution": "winograd", "norm": "native", "precision": precision}
+        compiled = denoiser_of(store, name, **fast)
         assert isinstance(compiled.network, AheadNetwork)
-        assert any(isinstance(layer, WinogradConv2d) for layer in compiled.network.network.modules())
+        kinds = {type(layer) for layer in compiled.network.network.modules()}
+        assert {WinogradConv2d, NativeGroupNorm} <= kinds
         exact = ask(denoiser_of(store, name))
         for size in (8, 3):
             assert (ask(compiled, size) - ask(denoiser_of(store, name), size)).abs().max() < near * exact.abs().max()

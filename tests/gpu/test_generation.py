@@ -60,7 +60,9 @@ def test_images_and_features_are_nearly_those_of_a_cpu(tmp_path: Path) -> None:
         results = generate(store, POINTS[:2], SEEDS, execution, Actors(num_actors=0), [plan], progress=False)
         digests = [result.samples_digest for result in results]
         images = np.stack([read_samples(store, digest, 0, 64).images for digest in digests]).astype(int)
-        features = np.stack([read_features(store, digest, plan.digest, 0, 64).features for digest in digests])
+        features = np.stack(
+            [read_features(store, digest, plan.digest, 0, 64, execution.chunk_size).features for digest in digests]
+        )
         found[device] = digests, images, features
     assert set(found["cpu"][0]).isdisjoint(found["cuda"][0])  # the family is part of the name
     assert np.abs(found["cpu"][1] - found["cuda"][1]).max() <= 1
