@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow chaos lint types contracts unit format bench ui pictures lock clean
+.PHONY: help venv demo test test-slow test-gpu chaos lint types contracts unit format bench ui pictures lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,10 @@ unit: venv
 test-slow: venv ## the checks that take minutes
 	@$(BIN)/python -m pytest -m slow
 
-chaos: venv ## real faults against an undisturbed run: what docs/reliability.md says, about 20 minutes
+test-gpu: venv ## what needs a GPU, against the CPU's answers
+	@$(BIN)/python -m pytest tests/gpu -n 8 --timeout 900
+
+chaos: venv ## real faults against an undisturbed run: what docs/reliability.md says, about an hour
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m chaos -s
 
 .PHONY: readme

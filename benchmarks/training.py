@@ -111,6 +111,7 @@ class Product:
         self._arithmetic.enter_context(gpu_arithmetic())
         self.settings = TrainingSettings(
             batch_size=case.training_batch * workers, precision=precision, compile=compiled, convolution=convolution,
+            norm="native" if convolution == "winograd" else "torch",
             ema=EMA(halflife_kimg=(500.0,)), optimizer=Optimizer(lr=1e-4, ramp_up_kimg=0),
         )  # fmt: skip
         dataset = Dataset.open(Store(folder), _DATASET)

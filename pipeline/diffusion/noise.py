@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.schedules import VP, RectifiedFlow
-from pipeline.diffusion.timesteps import check_iddpm, iddpm_levels
+from pipeline.diffusion.timesteps import check_iddpm, check_range, iddpm_levels
 
 
 class TrainingNoiseShape(Protocol):
@@ -73,10 +73,7 @@ class LogUniform:
     revision: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(
-                f"sigma_min: must be positive and less than sigma_max (got {self.sigma_min} and {self.sigma_max})"
-            )
+        check_range(self.sigma_min, self.sigma_max)
 
     def sigma(self, u: Tensor) -> Tensor:
         return (math.log(self.sigma_min) + u * math.log(self.sigma_max / self.sigma_min)).exp()

@@ -11,7 +11,7 @@ REVISION = 1  # of the code of training; raised when the same settings would giv
 # computed where that changes no more than rounding and dropout masks, as the number of workers does.
 _INCIDENTAL = frozenset(
     {"duration_kimg", "snapshot_kimg", "checkpoint_kimg", "log_kimg", "on_nan", "loss_bins"}
-    | {"microbatch", "channels_last", "compile", "convolution"}
+    | {"microbatch", "channels_last", "compile", "convolution", "norm"}
 )
 
 

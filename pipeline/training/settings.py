@@ -137,6 +137,8 @@ class TrainingSettings(Frozen):
         compile: compile the network, a minute or two at the start; `reduce-overhead` with CUDA graphs on GPUs.
         convolution: of 3x3 kernels: by the definition, or on a CPU with fewer multiplications (`winograd`); its code is
             compiled once a machine and user.
+        norm: group norms by torch, or on a CPU by code of our own (`native`), with the scale, shift and SiLU after them
+            in one pass.
         stratified: the noise levels of a step are one from each of `batch_size` equal parts of p_train, instead of
             independent of each other: the same expectation of the loss, with less variance.
         augment: the probability of each change of the non-leaky augmentation (`pipeline.training.augmentation`); 0 for
@@ -160,6 +162,7 @@ class TrainingSettings(Frozen):
     channels_last: bool = True
     compile: Literal[False, True, "reduce-overhead"] = False
     convolution: Literal["direct", "winograd"] = Field(default="direct", json_schema_extra=LATER)
+    norm: Literal["torch", "native"] = Field(default="torch", json_schema_extra=LATER)
     duration_kimg: float = Field(default=200_000, gt=0)
     snapshot_kimg: float = Field(default=10_000, gt=0)
     checkpoint_kimg: float | None = Field(default=None, gt=0)

@@ -13,9 +13,9 @@ from pipeline.data.native import load_operators
 from pipeline.data.private_folder import private_folder
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.errors import CheckpointError, RunFailedError, SettingsError
+from pipeline.networks import group_norm, winograd
 from pipeline.networks.edm2_layers import normalize_weights
 from pipeline.networks.heap import keep_freed_memory
-from pipeline.networks.winograd import KERNEL, train_with_winograd
 from pipeline.training.batches import Batch, Batches, seed_generators
 from pipeline.training.checkpoint import RAW, Checkpoint
 from pipeline.training.ema import Averages, as_stored
@@ -263,20 +263,23 @@ def _build(model: ModelSpec, settings: TrainingSettings, device: torch.device) -
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if settings.convolution == "winograd":
-        _check_winograd(settings, device)
-        load_operators(KERNEL, "training.convolution")
-        train_with_winograd(network)
+        _check_native("convolution", "winograd", "direct", settings, device)
+        load_operators(winograd.KERNEL, "training.convolution")
+        winograd.train_with_winograd(network)
+    if settings.norm == "native":
+        _check_native("norm", "native", "torch", settings, device)
+        load_operators(group_norm.KERNEL, "training.norm")
+        group_norm.use_native_norms(network, group_norm.TrainedGroupNorm)
     if settings.compile:
         _compile(network, settings)
     return network
 
 
-def _check_winograd(settings: TrainingSettings, device: torch.device) -> None:
+def _check_native(name: str, value: str, other: str, settings: TrainingSettings, device: torch.device) -> None:
     if device.type != "cpu" or settings.precision == "fp16":
         here = f"precision {settings.precision} on {device.type}"
-        raise SettingsError(
-            "training.convolution", f"winograd is for fp32 and bf16 on a CPU (got {here}); set it to direct"
-        )
+        problem = f"{value} is for fp32 and bf16 on a CPU (got {here}); set it to {other}"
+        raise SettingsError(f"training.{name}", problem)
 
 
 def _compile(network: nn.Module, settings: TrainingSettings) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.data.native import load_operators
 from pipeline.networks import ADM, DDPMpp, NCSNpp
-from pipeline.networks.group_norm import KERNEL, NativeGroupNorm, use_native_norms
+from pipeline.networks.group_norm import KERNEL, NativeGroupNorm, TrainedGroupNorm, use_native_norms
 from pipeline.networks.layers import GroupNorm, group_norm
 
 SHAPES = [(3, 64, 8, 8), (2, 16, 28, 28), (1, 48, 7, 5), (5, 144, 1, 1), (2, 80, 1, 2), (2, 256, 13, 9)]
@@ -70,11 +70,11 @@ def test_it_is_the_definition(shape: tuple[int, ...], conditional: bool, silu: b
     assert float((half - exact).square().mean().sqrt()) < 0.02 * float(exact.square().mean().sqrt()) + 1e-3
 
 
-def test_it_is_nearer_to_the_exact_numbers_than_torchs() -> None:
+def test_it_is_nearer_to_the_exact_numbers_than_torchs_in_channels_last() -> None:
     layer, x = _norm(64), 2 * torch.randn(4, 64, 32, 32) + 3
     exact = _exact(layer, x, (), True)
     with torch.inference_mode():
-        of_torch = layer(x, silu=True)
+        of_torch = layer(x.to(memory_format=torch.channels_last), silu=True)
     assert float((_native(layer, x, (), True) - exact).abs().max()) <= float((of_torch - exact).abs().max())
 
 
@@ -120,6 +120,49 @@ def test_whole_networks_answer_as_before(network: Any) -> None:
         half = fast.bfloat16()(x.bfloat16(), c_noise, None)
     assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
     assert float((half - expected).abs().max()) < 0.1 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_are_those_of_the_definition(
+    shape: tuple[int, ...], conditional: bool, silu: bool, precision: str
+) -> None:
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    x, weights = (2 * torch.randn(shape) + 1).to(dtype), torch.randn(shape).to(dtype)
+    embedding = torch.randn(shape[0], 2 * shape[1], 1, 1).to(dtype)
+    found = []
+    for kind in (GroupNorm, TrainedGroupNorm):
+        layer, wide = _norm(shape[1]).requires_grad_(), torch.float64 if kind is GroupNorm else dtype
+        if kind is TrainedGroupNorm:
+            assert use_native_norms(nn.Sequential(layer), kind) == 1
+        inputs = [tensor.detach().to(wide).requires_grad_() for tensor in (x, embedding)]
+        with torch.enable_grad():
+            layer = layer.double() if kind is GroupNorm else layer
+            y = layer(inputs[0], *(inputs[1].chunk(2, dim=1) if conditional else ()), silu=silu)
+            torch.autograd.backward((y * weights).sum())
+        learned = [inputs[0], *([inputs[1]] if conditional else []), layer.weight, layer.bias]
+        found.append([y, *(tensor.grad for tensor in learned)])
+    allowed = 1e-5 if precision == "fp32" else 2e-2
+    for exact, there in zip(*found, strict=True):
+        assert exact is not None
+        assert there is not None
+        # Of one pixel and one channel a group nothing is left, but for rounding.
+        assert float((there - exact).detach().abs().max()) < allowed * float(exact.detach().abs().max()) + 1e-5
+
+
+def test_compiled_it_has_the_same_gradients() -> None:
+    layer = _norm(32).requires_grad_()
+    use_native_norms(nn.Sequential(layer), TrainedGroupNorm)
+    x, found = torch.randn(2, 32, 6, 6), []
+    for ask in (layer, torch.compile(layer, backend="aot_eager")):
+        layer.zero_grad()
+        there = x.clone().requires_grad_()
+        torch.autograd.backward(ask(there, silu=True).square().sum())
+        found.append((there.grad, layer.weight.grad, layer.bias.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_other_norms_are_left_alone() -> None:

@@ -255,18 +255,20 @@ def test_the_loss_that_is_told_is_the_plain_one_and_the_gradient_the_balanced_on
     torch.testing.assert_close(found[0], slope, rtol=1e-4, atol=1e-4)
 
 
-def test_winograds_convolution_is_refused_where_it_cannot_be(dataset: Dataset) -> None:
+def test_kernels_of_our_own_are_refused_where_they_cannot_be(dataset: Dataset) -> None:
     with pytest.raises(
         SettingsError, match=r"convolution: winograd is for fp32 and bf16 on a CPU \(got precision fp16"
     ):
         _trainer(dataset, UNET, convolution="winograd", precision="fp16")
+    with pytest.raises(SettingsError, match=r"norm: native is for fp32 and bf16 on a CPU \(got .*\); set it to torch"):
+        _trainer(dataset, UNET, norm="native", precision="fp16")
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"precision": "bf16"}, {"precision": "fp16"}, {"channels_last": False}, {"convolution": "winograd"},
-        {"convolution": "winograd", "precision": "bf16"},
+        {"convolution": "winograd", "precision": "bf16"}, {"norm": "native"}, {"norm": "native", "precision": "bf16"},
     ],
 )  # fmt: skip
 def test_other_precisions_and_layouts_learn_much_the_same(dataset: Dataset, fields: dict[str, Any]) -> None:

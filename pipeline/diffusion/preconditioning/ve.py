@@ -1,6 +1,5 @@
 """The preconditioning of the VE model (NCSN++, score SDE)."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.preconditioning.base import Coefficients
-from pipeline.diffusion.timesteps import NoiseLevels
+from pipeline.diffusion.timesteps import NoiseLevels, check_range
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,7 @@ class VEPreconditioning:
     revision: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(
-                f"sigma_min: must be positive and less than sigma_max (got {self.sigma_min} and {self.sigma_max})"
-            )
+        check_range(self.sigma_min, self.sigma_max)
 
     def coefficients(self, sigma: Tensor, sigma_data: float) -> Coefficients:
         return Coefficients(torch.ones_like(sigma), sigma, torch.ones_like(sigma), (0.5 * sigma).log())

@@ -9,7 +9,7 @@ A new one is a frozen dataclass with `kind`, `num_steps` and `levels` in a file 
 
 from pipeline.diffusion.timesteps.adaptive import AdaptiveSteps
 from pipeline.diffusion.timesteps.ays import AYSSteps
-from pipeline.diffusion.timesteps.base import NoiseLevels, TimestepsShape, grid
+from pipeline.diffusion.timesteps.base import NoiseLevels, TimestepsShape, check_range, grid
 from pipeline.diffusion.timesteps.edm import EDMSteps
 from pipeline.diffusion.timesteps.geometric import LogSNRSteps, VESteps
 from pipeline.diffusion.timesteps.iddpm import IDDPMSteps, check_iddpm, iddpm_levels
@@ -42,6 +42,7 @@ __all__ = [
     "VESteps",
     "VPSteps",
     "check_iddpm",
+    "check_range",
     "grid",
     "iddpm_levels",
     "steps_of",

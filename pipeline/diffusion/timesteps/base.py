@@ -107,5 +107,10 @@ def check(num_steps: int, sigma_min: float, sigma_max: float, key: str = "num_st
     """Raises ValueError where there is no step, or no range."""
     if num_steps < 1:
         raise ValueError(f"{key}: must be at least 1 (got {num_steps})")
+    check_range(sigma_min, sigma_max)
+
+
+def check_range(sigma_min: float, sigma_max: float) -> None:
+    """Raises ValueError where these are no range of noise levels."""
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f"sigma_min: must be positive and less than sigma_max (got {sigma_min} and {sigma_max})")

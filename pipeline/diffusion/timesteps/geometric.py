@@ -9,6 +9,11 @@ from torch import Tensor
 from pipeline.diffusion.timesteps.base import check, narrow, ramp
 
 
+def _falling(num_steps: int, low: float, high: float) -> Tensor:
+    """Levels evenly spaced in ln sigma, from high to low."""
+    return high * torch.pow(low / high, ramp(num_steps))
+
+
 @dataclass(frozen=True)
 class VESteps:
     """sigma_i^2 = sigma_max^2 (sigma_min^2 / sigma_max^2)^(i/(N-1)): geometric (Table 1, column VE)."""
@@ -23,8 +28,7 @@ class VESteps:
         check(self.num_steps, self.sigma_min, self.sigma_max)
 
     def levels(self, sigma_min: float, sigma_max: float) -> Tensor:
-        low, high = narrow(self.sigma_min, self.sigma_max, sigma_min, sigma_max)
-        return high * torch.pow(low / high, ramp(self.num_steps))
+        return _falling(self.num_steps, *narrow(self.sigma_min, self.sigma_max, sigma_min, sigma_max))
 
 
 @dataclass(frozen=True)
@@ -44,5 +48,4 @@ class LogSNRSteps:
         check(self.num_steps, self.sigma_min, self.sigma_max)
 
     def levels(self, sigma_min: float, sigma_max: float) -> Tensor:
-        low, high = narrow(self.sigma_min, self.sigma_max, sigma_min, sigma_max)
-        return high * torch.pow(low / high, ramp(self.num_steps))
+        return _falling(self.num_steps, *narrow(self.sigma_min, self.sigma_max, sigma_min, sigma_max))
