@@ -1,43 +1,41 @@
 """What a lost actor tells of the chunks that it had, in Ray's own exceptions; and who shares a GPU."""
 
-from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
+import subprocess
+import sys
+from pathlib import Path
 
-import pytest
-import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
-from benchmarks.light import LightActor, LightDone, LightSettings, LightTask
+from pipeline.engine.fleet import by_chance, why_lost
+
+ROOT = Path(__file__).parents[2]
+# A logical GPU, which Ray hands out like any other; in a process of its own, as a process has one Ray.
+ON_A_GPU = """
+import json
+from collections import defaultdict
+import ray
+from benchmarks.light import LightActor, LightSettings, LightTask
 from pipeline.engine.driver import drive
-from pipeline.engine.fleet import RayFleet, by_chance, num_actors, why_lost
+from pipeline.engine.fleet import RayFleet, num_actors
 from pipeline.engine.policy import Policy
 from pipeline.engine.session import Resources
 from pipeline.engine.work import Actors
 
+ray.init(address="local", num_cpus=2, num_gpus=1, log_to_driver=False, include_dashboard=False)
+actors, on = Actors(per_gpu=2), defaultdict(set)
+count = num_actors(actors, 1, "cuda", Resources(2, 1))
+fleet = RayFleet(LightSettings(), (), actors, count, print, LightActor)
+tasks = Policy([LightTask("setting", index, 0.5) for index in range(4 * count)])
+drive(tasks, fleet, lambda _, done: on[done.gpu].add(done.pid), print)
+fleet.close()
+print(json.dumps(sorted(len(pids) for pids in on.values())))
+"""
 
-@pytest.fixture
-def two_gpus() -> Iterator[None]:
-    """Logical ones, which Ray hands out like any others."""
-    ray.init(address="local", num_cpus=8, num_gpus=2, log_to_driver=False, include_dashboard=False)
-    yield
-    ray.shutdown()
 
-
-def test_actors_share_gpus_as_they_are_told(two_gpus: None) -> None:
-    actors, found = Actors(per_gpu=3), list[LightDone]()
-    count = num_actors(actors, 1, "cuda", Resources(8, 2))
-    settings: Any = LightSettings()
-    fleet = RayFleet(settings, (), actors, count, print, LightActor)
-    policy: Any = Policy([LightTask("setting", index, 0.5) for index in range(4 * count)])
-    try:
-        drive(policy, fleet, lambda _, done: found.append(done), lambda _, error: pytest.fail(str(error)))
-    finally:
-        fleet.close()
-    on = defaultdict(set)
-    for done in found:
-        on[done.gpu].add(done.pid)
-    assert sorted(len(pids) for pids in on.values()) == [3, 3]
+def test_actors_share_a_gpu_where_they_are_told() -> None:
+    run = subprocess.run([sys.executable, "-c", ON_A_GPU], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "[2]"
 
 
 def test_a_broken_connection_is_not_the_chunks_fault() -> None:
