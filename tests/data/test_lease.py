@@ -143,7 +143,8 @@ def test_a_process_id_that_was_given_out_again_is_not_the_holder(tmp_path: Path)
     assert time.monotonic() - started < 1
 
 
-def test_of_many_that_want_it_one_has_it(store: Store) -> None:
+def test_of_many_that_want_it_one_has_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "PATIENCE_S", 30.0)  # a busy machine may keep a holder from its beat for two seconds
     with ThreadPoolExecutor(6) as racers:
 
         def race(_: int) -> Lease | str:
