@@ -1,8 +1,8 @@
 """What a distance costs beside the network: `python benchmarks/evaluation.py [--quick] [--json FILE]`.
 
-Features: the loop that the engine runs over images (reading, batches, the extractor, moments in float64), against
-forward passes of the same network on the same batch and nothing else. Networks: the default classifier of small images,
-and one whose features are as many as Inception's.
+Features: the loops that the engine runs over images (reading, batches, the extractor; and the same with moments, whose
+products are taken in float64), against forward passes of the same network on the same batch and nothing else. Networks:
+the default classifier of small images, and one whose features are as many as Inception's.
 
 The distance: CPU time at 2,048 features, from moments to the number, beside the arithmetic of torchmetrics (eigenvalues
 of the product) and of torch-fidelity (scipy's root of the product) on the same two Gaussians.
@@ -67,15 +67,23 @@ def features(quick: bool) -> Iterator[Row]:
             plan, network = classifier(**settings)
             worker = MomentsWorker(dataset, plan, "cpu", 1)
             batch = torch.from_numpy(dataset.images(np.arange(BATCH["cpu"])))
-            forward, whole = alone(network, batch, len(chunk)), (lambda worker=worker: worker.moments(chunk))
-            forward(), whole()
-            pairs = [(clock(forward), clock(whole)) for _ in range(rounds)]
-            ratio = statistics.median(bare / loop for bare, loop in pairs)
-            more = {
-                "images_per_s": len(chunk) / statistics.median(loop for _, loop in pairs),
-                "forward_images_per_s": len(chunk) / statistics.median(bare for bare, _ in pairs),
+            forward = alone(network, batch, len(chunk))
+            loops = {
+                "features": lambda worker=worker: worker.features(chunk),
+                "features and moments": lambda worker=worker: worker.moments(chunk),
             }
-            yield Row(f"features, classifier ({name}): of the network's own speed", ratio, SPEED, more=more)
+            times: dict[str, list[float]] = {what: [] for what in ("forward", *loops)}
+            for _ in range(1 + rounds):  # the first is not counted
+                for what, work in {"forward": forward, **loops}.items():
+                    times[what].append(clock(work))
+            bare = times.pop("forward")[1:]
+            for what, taken in times.items():
+                ratio = statistics.median(one / loop for one, loop in zip(bare, taken[1:], strict=True))
+                more = {
+                    "images_per_s": len(chunk) / statistics.median(taken[1:]),
+                    "forward_images_per_s": len(chunk) / statistics.median(bare),
+                }
+                yield Row(f"{what}, classifier ({name}): of the network's own speed", ratio, SPEED, more=more)
 
 
 def alone(network: Any, batch: torch.Tensor, count: int) -> Callable[[], None]:

@@ -4,7 +4,8 @@ What drives it is a plan (`plans.py`): steps, or adding noise to climb back to a
 rejects is taken back, sample by sample.
 
 States and noise are on the device of the seeds. Whatever there is one of a sample (noise level, time, label, count) is
-on the CPU, which decides by it what comes next; so it never waits for the device, and is ahead of it with its orders.
+on the CPU, which decides by it what comes next. Where the levels are known ahead it never waits for the device, and is
+ahead of it with its orders; adaptive steps wait once a step, for their error.
 """
 
 import math

@@ -15,6 +15,7 @@ from pipeline.engine.events import Event, Finished, Joined, Lost, Raised
 from pipeline.engine.policy import IN_FLIGHT
 from pipeline.engine.pulse import Vigil
 from pipeline.engine.session import Resources
+from pipeline.engine.starting import Starts
 from pipeline.engine.work import Actors, ExtractorPlan, Task, WorkerSettings, weights_names
 from pipeline.errors import RunFailedError, SettingsError, SigmasweepError
 from pipeline.training.snapshot import Snapshot, read_weights
@@ -104,7 +105,7 @@ class RayFleet:
         self._calls: dict[Any, tuple[int, Task | None]] = {}
         self._weights: dict[str, Any] = {}
         self._events: list[Event] = []
-        self._vigil = Vigil(actors.hang_after_s)
+        self._vigil, self._starts = Vigil(actors.hang_after_s), Starts(actors.hang_after_s)
         self._started = self._losses = 0
         self._refusal: SigmasweepError | None = None
         self._fill()
@@ -123,7 +124,7 @@ class RayFleet:
 
         if not self._events:
             self._check_alive()
-            patience = min(_PATIENCE_S, self._vigil.interval) if self._ready else _PATIENCE_S
+            patience = min(_PATIENCE_S, (self._vigil if self._ready else self._starts).interval)
             ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=patience)
             if not ready and not self._ready:
                 self._say("no actor has started yet: no device of the cluster is free")
@@ -134,6 +135,8 @@ class RayFleet:
                     self._receive(call, *self._calls.pop(call))
             for worker in self._vigil.look(self._at_work):
                 self._lost(worker, self._vigil.words, hung=True)
+            for worker in self._starts.look(self._starting):
+                self._lost(worker, self._starts.words)
         events, self._events = self._events, []
         return events
 
@@ -202,6 +205,9 @@ class RayFleet:
     def _at_work(self) -> dict[int, Any]:
         """The actors that have chunks."""
         return {worker: self._handles[worker] for worker, task in self._calls.values() if task is not None}
+
+    def _starting(self) -> dict[int, Any]:
+        return {worker: actor for worker, actor in self._handles.items() if worker not in self._ready}
 
     def _lost(self, worker: int, reason: str, by_chance: bool = False, hung: bool = False) -> None:
         self._losses += 1

@@ -12,6 +12,7 @@ from pipeline.engine.fleet import num_actors, why_lost
 from pipeline.engine.placement import Placement
 from pipeline.engine.pulse import Vigil
 from pipeline.engine.session import session
+from pipeline.engine.starting import Starts
 from pipeline.engine.work import Actors, Setting, WorkerSettings
 from pipeline.errors import RunFailedError
 from pipeline.training.snapshot import read_weights
@@ -70,7 +71,7 @@ class _There:
     def __init__(self, settings: WorkerSettings, actors: Actors) -> None:
         self._settings = settings
         self._max_deaths = actors.max_chunk_deaths
-        self._vigil = Vigil(actors.hang_after_s)
+        self._vigil, self._starts = Vigil(actors.hang_after_s), Starts(actors.hang_after_s)
         self.device = ""
         self._start()
         self._call("hello")
@@ -90,9 +91,9 @@ class _There:
 
         for _ in range(self._max_deaths):
             try:
-                hello: Hello = ray.get(self.actor.hello.remote())  # one that waits for a device does not hang
+                hello: Hello = self._watched(self.actor.hello.remote(), self._starts)
                 self.device = hello.device_name
-                return self._watched(getattr(self.actor, method).remote(*arguments))
+                return self._watched(getattr(self.actor, method).remote(*arguments), self._vigil)
             except RayTaskError as error:
                 raise error.cause from error
             except RayActorError as error:
@@ -101,14 +102,14 @@ class _There:
                 self._start()
         raise RunFailedError(f"the worker for {method}", f"was lost {self._max_deaths} times ({why_lost(lost)})")
 
-    def _watched(self, call: Any) -> Any:
+    def _watched(self, call: Any, watch: Vigil | Starts) -> Any:
         import ray
         from ray.exceptions import RayActorError
 
-        self._vigil.progressed(0)
-        while not ray.wait([call], timeout=self._vigil.interval)[0]:
-            if self._vigil.look(lambda: {0: self.actor}):
-                raise RayActorError(error_msg=self._vigil.words)
+        watch.progressed(0)
+        while not ray.wait([call], timeout=watch.interval)[0]:
+            if watch.look(lambda: {0: self.actor}):
+                raise RayActorError(error_msg=watch.words)
         return ray.get(call)
 
     def _start(self) -> None:

@@ -23,6 +23,7 @@ from pipeline.engine.placement import place
 from pipeline.engine.progress import line, say
 from pipeline.engine.pulse import Pulse, Vigil
 from pipeline.engine.session import session
+from pipeline.engine.starting import Starts
 from pipeline.engine.work import Actors, ExtractorPlan
 from pipeline.errors import DataError, RunFailedError, StoreError
 from pipeline.metrics.extractors import Features, ImageShape
@@ -207,7 +208,8 @@ def over_chunks(
         count = num_actors(actors, execution.threads, device, resources)
         actor = _actor(actors, execution.threads, device)
         started = [actor.remote(dataset, plan, device, execution.threads) for _ in range(min(count, len(chunks)))]
-        yield from _from_actors(started, chunks, what, Vigil(actors.hang_after_s))
+        watches = Vigil(actors.hang_after_s), Starts(actors.hang_after_s)
+        yield from _from_actors(started, chunks, what, *watches)
 
 
 def _actor(actors: Actors, threads: int, device: Device) -> Any:
@@ -222,7 +224,9 @@ def _actor(actors: Actors, threads: int, device: Device) -> Any:
     )
 
 
-def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str, vigil: Vigil) -> Iterator[Any]:
+def _from_actors(
+    started: Sequence[Any], chunks: Sequence[range], what: str, vigil: Vigil, starts: Starts
+) -> Iterator[Any]:
     import ray
     from ray.exceptions import RayActorError
     from ray.util import ActorPool
@@ -232,8 +236,14 @@ def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str, vig
     at_work: dict[int, Any] = {}
     known: set[int] = set()
 
+    def start_anew(number: int, words: str) -> None:
+        """Ray hands its chunk to the next one, and that one may wait for a device."""
+        say(f"an actor of the reference is started anew: {words}")
+        starts.progressed(number)
+        ray.kill(started[number], no_restart=False)
+
     def welcome(least: int, patience: float) -> None:
-        """Those that have begun get chunks. Others wait for a device, or were stopped while they started."""
+        """Those that have begun get chunks. Others wait for a device, or hang while they start."""
         answers = ray.wait(list(to_come), num_returns=least or len(to_come), timeout=patience)[0] if to_come else []
         for answer in answers:
             number = to_come.pop(answer)
@@ -241,12 +251,14 @@ def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str, vig
             if number not in known:  # one that was started anew has its chunk already
                 known.add(number)
                 pool.push(started[number])
+        for hung in starts.look(lambda: {number: started[number] for number in to_come.values()}):
+            start_anew(hung, starts.words)  # what it was asked, the next one answers
 
     try:
         while not at_work:
-            welcome(1, _PATIENCE_S)
+            welcome(1, min(_PATIENCE_S, starts.interval))
             if not at_work:
-                say("no actor of the reference has started yet: no device is free, or they hang while they start")
+                say("no actor of the reference has started yet: no device is free")
         for chunk in chunks:
             pool.submit(lambda actor, chunk: getattr(actor, what).remote(chunk), chunk)
         while pool.has_next():
@@ -255,9 +267,8 @@ def _from_actors(started: Sequence[Any], chunks: Sequence[range], what: str, vig
                 yield pool.get_next(timeout=vigil.interval)
             except TimeoutError:
                 for hung in vigil.look(lambda: at_work):
-                    say(f"an actor of the reference is started anew: {vigil.words}")
-                    ray.kill(started[hung], no_restart=False)  # Ray hands its chunk to the next one
-                    to_come[at_work.pop(hung).pulse.remote()] = hung  # and that one may wait for a device
+                    start_anew(hung, vigil.words)
+                    to_come[at_work.pop(hung).pulse.remote()] = hung
     except RayActorError as error:
         problem = f"the same images lost their worker again and again ({why_lost(error)})"
         raise RunFailedError("reference", problem) from error

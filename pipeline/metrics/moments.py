@@ -17,6 +17,7 @@ from safetensors.numpy import load, save
 from pipeline.errors import DataError
 
 Float64 = NDArray[np.float64]
+_BLOCK = 256  # rows of the outer product that are computed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class Moments:
         if x.ndim != 2 or not x.is_floating_point():
             raise ValueError(f"features: must be a float matrix (got {x.dtype} of shape {tuple(x.shape)})")
         x = x.double()
-        return cls(x.shape[0], x.sum(dim=0).cpu().numpy(), (x.T @ x).cpu().numpy())
+        return cls(x.shape[0], x.sum(dim=0).cpu().numpy(), _outer(x).cpu().numpy())
 
     def __add__(self, other: Self) -> Self:
         if self.sum.shape != other.sum.shape:
@@ -145,3 +146,14 @@ class Moments:
             return cls(int(tensors["count"].item()), sums, outer)
         except (SafetensorError, KeyError, ValueError) as error:
             raise DataError(where, f"does not hold the moments of features ({error})") from error
+
+
+def _outer(x: torch.Tensor) -> torch.Tensor:
+    """x^T x, shape (d, d), of which nothing below the diagonal's blocks is computed: the product is symmetric."""
+    d = x.shape[1]
+    found = x.new_empty(d, d)
+    for first in range(0, d, _BLOCK):
+        rows = slice(first, first + _BLOCK)
+        torch.mm(x[:, rows].T, x[:, first:], out=found[rows, first:])
+        found[first + _BLOCK :, rows] = found[rows, first + _BLOCK :].T
+    return found

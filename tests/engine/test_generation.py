@@ -24,6 +24,7 @@ from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.diffusion.solvers import BogackiShampine
 from pipeline.diffusion.stochasticity import Restart
 from pipeline.diffusion.timesteps import AdaptiveSteps, EDMSteps, ExplicitSteps
+from pipeline.engine import fleet, one_worker, starting
 from pipeline.engine.actor import Actor, ChunkWorker
 from pipeline.engine.denoisers import Denoisers
 from pipeline.engine.devices import family, fixed_arithmetic
@@ -35,7 +36,7 @@ from pipeline.engine.work import Actors, ExtractorPlan, Point, Seeds, Setting, T
 from pipeline.errors import CheckpointError, DataError, RunFailedError, SettingsError, StoreError
 from pipeline.metrics.extractors.classifier import ClassifierNetwork, to_bytes
 from pipeline.training.snapshot import CheckpointRef, build_denoiser, find_snapshot, read_weights
-from tests.engine.processes import below, is_running, meanwhile, wait_until
+from tests.engine.processes import below, is_running, meanwhile, stop_once, wait_until
 from tests.engine.tiny import (
     EXECUTION,
     MODEL,
@@ -241,6 +242,46 @@ def test_a_worker_that_is_stopped_is_noticed_and_its_chunks_are_done_by_another(
     assert contents(store) == undisturbed
     assert "an actor was lost (it made no progress for 6 s)" in capfd.readouterr().err
     wait_until(lambda: not is_running(stopped[0]), 30)
+
+
+def test_workers_that_all_stop_while_they_start_are_replaced(
+    tmp_path: Path, ray_session: Resources, undisturbed: dict[str, str], capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    marks = [tmp_path / "stopped 0", tmp_path / "stopped 1"]
+
+    class StopsAtItsStart(Actor):
+        def __init__(self, *arguments: Any) -> None:
+            stop_once(marks)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(fleet, "Actor", StopsAtItsStart)
+    monkeypatch.setattr(starting, "LEAST_S", 15.0)
+    store = tiny_store(tmp_path / "store")
+    run(store, Actors(num_actors=2, hang_after_s=15))
+    assert all(mark.exists() for mark in marks)
+    assert contents(store) == undisturbed
+    assert capfd.readouterr().err.count("an actor was lost (it did not start within 15 s)") == 2
+
+
+@pytest.mark.slow
+def test_a_timed_worker_that_stops_while_it_starts_is_replaced(
+    tmp_path: Path, ray_session: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "stopped"
+
+    class StopsAtItsStart(Actor):
+        def __init__(self, *arguments: Any) -> None:
+            stop_once([mark])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(one_worker, "Actor", StopsAtItsStart)
+    monkeypatch.setattr(starting, "LEAST_S", 15.0)
+    [timing] = time_points(
+        tiny_store(tmp_path / "store", 1), tiny_points(1, (3,)), EXECUTION, Actors(1, hang_after_s=15), progress=False
+    )
+    assert mark.exists()
+    assert timing.seconds_per_1000 > 0
 
 
 @dataclass(frozen=True)

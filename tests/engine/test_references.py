@@ -1,8 +1,5 @@
 """Classifiers and references: computed once, the same whoever computes them, and equal to the plain formula."""
 
-import os
-import signal
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +11,14 @@ import torch
 from pipeline.data.dataset import Dataset
 from pipeline.data.samples import Execution
 from pipeline.data.store import Store
-from pipeline.engine import extractors, references
+from pipeline.engine import extractors, references, starting
 from pipeline.engine.extractors import KeptClassifier, classifier_for, extractor_plan
 from pipeline.engine.references import published_reference, reference_moments
 from pipeline.engine.work import Actors
 from pipeline.errors import DataError, SettingsError
 from pipeline.metrics.extractors import Classifier
 from tests.engine.digits import CLASSIFIER, put_dataset
+from tests.engine.processes import stop_once
 
 NUM_IMAGES = 1150  # no multiple of a chunk
 
@@ -110,24 +108,25 @@ def test_actors_give_the_same_bits(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_an_actor_that_is_stopped_while_it_starts_holds_up_nobody(
-    store: Store, classifier: KeptClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stopped", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_actors_that_are_stopped_while_they_start_hold_up_nobody(
+    stopped: int, store: Store, classifier: KeptClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = tmp_path / "stopped"
+    marks = [tmp_path / f"stopped {number}" for number in range(stopped)]
 
     class StopsAtItsStart(references.MomentsWorker):
         def __init__(self, *arguments: Any) -> None:
-            with suppress(FileExistsError):
-                first.touch(exist_ok=False)
-                os.kill(os.getpid(), signal.SIGSTOP)
+            stop_once(marks)
             super().__init__(*arguments)
 
     monkeypatch.setattr(references, "CHUNK", 128)
     dataset, execution = Dataset.open(store, "a"), Execution()
     here = reference_moments(Store(tmp_path / "here"), dataset, classifier.plan, execution, Actors(0), False)
     monkeypatch.setattr(references, "MomentsWorker", StopsAtItsStart)
-    there = reference_moments(Store(tmp_path / "there"), dataset, classifier.plan, execution, Actors(2), False)
-    assert first.exists()
+    monkeypatch.setattr(starting, "LEAST_S", 15.0)
+    actors = Actors(2, hang_after_s=15)
+    there = reference_moments(Store(tmp_path / "there"), dataset, classifier.plan, execution, actors, False)
+    assert all(mark.exists() for mark in marks)
     np.testing.assert_array_equal(here.gaussian.covariance, there.gaussian.covariance)
 
 

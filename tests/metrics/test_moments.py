@@ -40,6 +40,14 @@ def test_moments_of_parts_add_up_to_the_moments_of_the_whole(cuts: list[int], se
     np.testing.assert_allclose(total.outer, whole.outer, rtol=1e-12, atol=1e-10)
 
 
+@pytest.mark.parametrize("d", [255, 256, 257, 600])
+def test_wide_moments_are_the_whole_product(d: int) -> None:
+    """They are computed in blocks, and only on one side of the diagonal."""
+    x = features(40, d)
+    outer, wide = Moments.of(x).outer, x.astype(np.float64)
+    np.testing.assert_allclose(outer, np.einsum("ni,nj->ij", wide, wide), rtol=1e-12, atol=1e-12 * outer.max())
+
+
 def test_sums_are_taken_in_float64() -> None:
     x = np.full((10_000, 1), 16_777_217.0)  # 2^24 + 1, which float32 does not have
     assert Moments.of(x).sum[0] == 167_772_170_000.0

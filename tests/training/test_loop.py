@@ -35,8 +35,8 @@ def _run(job: TrainingJob) -> MemoryRun:
     return run
 
 
-def _digests(folder: Path, steps: int, **fields: Any) -> dict[str, str]:
-    job = make_job(store_at(folder), make_settings(steps, **fields))
+def _digests(folder: Path, steps: int, network: Any = None, **fields: Any) -> dict[str, str]:
+    job = make_job(store_at(folder), make_settings(steps, **fields), network)
     return state_digests(job.store, job.folder)
 
 
@@ -45,6 +45,16 @@ def test_a_prolonged_training_is_the_longer_training(tmp_path: Path) -> None:
     for steps in (2, 5):
         _train(store_at(tmp_path / "parts"), make_settings(steps))
     assert _digests(tmp_path / "parts", 5) == _digests(tmp_path / "whole", 5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_with_operators_of_our_own_goes_on_with_the_same_bits(tmp_path: Path, precision: str) -> None:
+    network = DDPMpp(model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,))
+    fields = {"norm": "native", "convolution": "winograd", "precision": precision}
+    _train(store_at(tmp_path / "whole"), make_settings(4, **fields), network)
+    for steps in (2, 4):
+        _train(store_at(tmp_path / "parts"), make_settings(steps, **fields), network)
+    assert _digests(tmp_path / "parts", 4, network, **fields) == _digests(tmp_path / "whole", 4, network, **fields)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "bit", "no manifest", "manifest"])
