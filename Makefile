@@ -49,7 +49,7 @@ contracts: venv
 	@$(BIN)/lint-imports --no-cache
 
 unit: venv
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not chaos" -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not chaos" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: venv ## the checks that take minutes
 	@$(BIN)/python -m pytest -m slow

@@ -29,7 +29,7 @@ from pipeline.data.dry_store import DryStore
 from pipeline.data.store import Store
 from pipeline.engine.benchmark import benchmark
 from pipeline.engine.benchmark_result import BenchmarkResult
-from pipeline.engine.session import session
+from pipeline.engine.session import shared_session
 from pipeline.engine.table import Row
 from pipeline.errors import CheckpointError
 from pipeline.reporting import Reporter
@@ -42,7 +42,7 @@ def main(settings: BenchmarkJob) -> None:
     store = open_store(settings)
     settings = with_checkpoints(store, settings)
     with tracked(settings) as reporter:
-        with session():
+        with shared_session():
             result = run_benchmark(store, settings, reporter)
         tell(store, result, settings, settings.out, reporter, settings.published)
 
@@ -50,7 +50,7 @@ def main(settings: BenchmarkJob) -> None:
 def run_benchmark(
     store: Store, settings: BenchmarkSettings, reporter: Reporter, own_namespace: str | None = None
 ) -> BenchmarkResult:
-    """Generates, measures and times every point of a sweep, in a Ray session that is there.
+    """Generates, measures and times every point of a sweep.
 
     Args:
         own_namespace: where `reuse: none` computes; without, in one that nobody used before.

@@ -26,7 +26,7 @@ from pipeline.digests import digest
 from pipeline.engine.comparison import Compared, chosen, compare_two, comparison_table, of_setting
 from pipeline.engine.evaluation import Evaluation, evaluate
 from pipeline.engine.generation import generate
-from pipeline.engine.session import session
+from pipeline.engine.session import shared_session
 from pipeline.metrics.protocol import check_comparable
 from pipeline.metrics.published_protocols import LEGACY
 from pipeline.tracking.views import comparison_view
@@ -34,7 +34,7 @@ from pipeline.tracking.views import comparison_view
 
 def main(settings: CompareJob) -> None:
     sides = [(side, _settings(side)) for side in (settings.first, settings.second)]
-    with tracked(settings) as reporter, alone(open_store(sides[0][1]), "comparison", settings), session():
+    with tracked(settings) as reporter, alone(open_store(sides[0][1]), "comparison", settings), shared_session():
         one, two = (_measured(side, job) for side, job in sides)
         legacy = any(job.metrics.protocol == LEGACY for _, job in sides)
         found = compare_two(one, two, legacy)

@@ -24,7 +24,7 @@ from pipeline.engine.benchmark import benchmark
 from pipeline.engine.benchmark_result import BenchmarkResult
 from pipeline.engine.generation import Point, Seeds
 from pipeline.engine.measures import Measure
-from pipeline.engine.session import session
+from pipeline.engine.session import shared_session
 from pipeline.engine.snapshots import best_snapshot, check_disjoint
 from pipeline.metrics.paired import spread
 from pipeline.reporting import Reporter
@@ -36,7 +36,7 @@ def main(settings: EvaluateJob) -> None:
         check_disjoint(engine_seeds(settings.select), Seeds(seeds.first, seeds.count * settings.ranges))
     settings = with_checkpoints(store, settings)
     points = checked_points(store, settings)
-    with tracked(settings) as reporter, alone(store, "evaluation", settings), session():
+    with tracked(settings) as reporter, alone(store, "evaluation", settings), shared_session():
         measures = measures_of(store, settings, settings.metrics, points)
         if settings.select is not None:
             points = _on_the_best(store, settings, points, measures[0])

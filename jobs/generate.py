@@ -15,7 +15,7 @@ from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.generation import PointResult, generate
 from pipeline.engine.point_summary import checkpoint_tags, point_params, point_summary
-from pipeline.engine.session import session
+from pipeline.engine.session import shared_session
 from pipeline.reporting import Reporter
 
 PICTURE_SEEDS = 64  # in the picture of a setting
@@ -24,7 +24,7 @@ PICTURE_SEEDS = 64  # in the picture of a setting
 def main(settings: GenerateJob) -> None:
     store, seeds = open_store(settings), engine_seeds(settings.seeds)
     settings = with_checkpoints(store, settings)
-    with tracked(settings) as reporter, alone(store, "generation", settings), session():
+    with tracked(settings) as reporter, alone(store, "generation", settings), shared_session():
         results = generate(
             store, engine_points(settings), seeds, settings.execution, engine_actors(settings),
             namespace=namespace(settings), on_point=lambda result: _track(store, settings, reporter, result),

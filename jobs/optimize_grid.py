@@ -11,14 +11,14 @@ from pipeline.config.optimized_grid import OptimizeGridJob
 from pipeline.data.store import Store
 from pipeline.diffusion.grid_search import StepCosts, cheapest_grid
 from pipeline.engine.grids import measure_steps
-from pipeline.engine.session import session
+from pipeline.engine.session import shared_session
 from pipeline.errors import StoreError
 
 
 def main(settings: OptimizeGridJob) -> None:
     store = open_store(settings)
     settings = with_checkpoints(store, settings)
-    with session():
+    with shared_session():
         costs = _measure(store, settings)
     folder = Path(settings.out)
     try:

@@ -22,7 +22,7 @@ from pipeline.engine.placement import place
 from pipeline.engine.search import Search
 from pipeline.engine.search_plan import expected_cost
 from pipeline.engine.search_result import SearchResult, finish
-from pipeline.engine.session import session
+from pipeline.engine.session import shared_session
 from pipeline.engine.work import Point
 from pipeline.reporting import Reporter
 from pipeline.tracking.figures import Point as Mark
@@ -36,14 +36,14 @@ def main(settings: SearchJob) -> None:
     settings = with_checkpoints(store, settings)
     check(store, settings)
     with tracked(settings) as reporter:
-        with session():
+        with shared_session():
             result = run_search(store, settings, reporter)
         tell(store, result, settings, reporter)
 
 
 def run_search(store: Store, settings: SearchSettings, reporter: Reporter, progress: bool = True) -> SearchResult:
     """Searches until the budget is spent, or goes on with a search that was begun, and measures the front on fresh
-    seeds, in a Ray session that is there."""
+    seeds."""
     to_point, actors = point_maker(settings), engine_actors(settings)
     measures = measures_of(store, settings, settings.metrics, check(store, settings))
     with alone(store, "search", settings):

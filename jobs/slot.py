@@ -18,7 +18,7 @@ from pipeline.engine import slots
 from pipeline.engine.alarm import Margin
 from pipeline.engine.firing import Found
 from pipeline.engine.progress import say
-from pipeline.engine.session import session
+from pipeline.engine.session import shared_session
 from pipeline.engine.slot_benchmark import CHAMPION, Champion, Models, code_version, result_of
 from pipeline.engine.slot_history import Entry, history, history_json, history_table
 from pipeline.engine.slot_result import Measured
@@ -52,7 +52,7 @@ class SlotWork:
         settings = self.settings
         pinned = slots.pinned_of(self.store, slot) or slots.begin_slot(self.store, slot, self._pin(slot))
         benchmark = settings.of_checkpoint(pinned["checkpoint"], pinned["seeds"]["first"])
-        with session():
+        with shared_session():
             result = run_benchmark(self.store, benchmark, self.reporter, slot.identity)
         margin = Margin(settings.alarm.margin, settings.alarm.unit, settings.alarm.level)
         measured = [Measured.of(evaluation) for evaluation in result.evaluations]

@@ -13,7 +13,7 @@ from jobs.train import run_training
 from pipeline.config.benchmarks import BenchmarkSettings
 from pipeline.config.studies import StudyJob
 from pipeline.data.dry_store import DryStore
-from pipeline.engine.session import session
+from pipeline.engine.session import shared_session
 from pipeline.errors import DataError
 
 
@@ -22,7 +22,7 @@ def main(settings: StudyJob) -> None:
     for dataset in settings.prepare:
         prepare_dataset(store, dataset)
     with tracked(settings) as reporter:
-        with session():
+        with shared_session():
             trained = run_training(store, settings.train, reporter)
             print(f"trained {trained.training}: {trained.num_images:,} images seen")
             unregistered = register(store, trained.training, trained.key, settings.train.register_as, reporter)

@@ -1,7 +1,6 @@
 """Where the work will run, known before any actor is started: the device and the name of its family."""
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import torch
 from pipeline.data.samples import Execution
 from pipeline.engine.devices import Device, device_name, family, local_device
 from pipeline.engine.fleet import num_actors
-from pipeline.engine.session import session
+from pipeline.engine.session import is_connected, session
 from pipeline.engine.work import Actors
 from pipeline.errors import SettingsError
 
@@ -71,8 +70,7 @@ def expected_workers(execution: Execution, actors: Actors, placement: Placement)
 
 
 def _on_a_cluster() -> bool:
-    ray = sys.modules.get("ray")
-    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and bool(ray.is_initialized()))
+    return bool(os.environ.get("RAY_ADDRESS")) or is_connected()
 
 
 def _placement(device: Device, precision: str) -> Placement:

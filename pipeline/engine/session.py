@@ -25,6 +25,7 @@ _ENVIRONMENT = {
 _LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _KNOCKS_S = (1, 2, 4, 8)  # between tries to reach a cluster
 _started_in = 0.0
+_sharers = 0  # blocks of `shared_session` that are open
 _OBJECT_STORE_BYTES = 512 * 1024**2  # of a session of our own: weights and chunks in flight, nothing large
 
 
@@ -38,10 +39,11 @@ class Resources:
 
 @contextmanager
 def session(num_cpus: int | None = None) -> Iterator[Resources]:
-    """A connected Ray, and what it has. A session that was there before stays; one that is started here ends here.
+    """A connected Ray, and what it has. A session that was there before stays; one that is started here ends here, or
+    with the block of `shared_session` around it.
 
     Args:
-        num_cpus: of a session of our own; empty takes the machine's.
+        num_cpus: of a session of our own that nobody shares; empty takes the machine's.
 
     Raises:
         RunFailedError: Ray cannot be started here, or the cluster cannot be reached.
@@ -53,12 +55,33 @@ def session(num_cpus: int | None = None) -> Iterator[Resources]:
 
     ours = not ray.is_initialized()
     if ours:
-        _start(num_cpus)
+        _start(None if _sharers else num_cpus)
     try:
         yield _resources()
     finally:
-        if ours:
+        if ours and not _sharers:
             ray.shutdown()
+
+
+@contextmanager
+def shared_session() -> Iterator[None]:
+    """Within it Ray is started at most once, when it is first needed: what has nothing to compute, or is wrong, does
+    not wait for it."""
+    global _sharers
+    borrowed = is_connected()
+    _sharers += 1
+    try:
+        yield
+    finally:
+        _sharers -= 1
+        if not borrowed and not _sharers and is_connected():
+            sys.modules["ray"].shutdown()
+
+
+def is_connected() -> bool:
+    """Whether this process has a Ray session. Ray is not imported for it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def started_in() -> float:

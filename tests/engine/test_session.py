@@ -59,3 +59,35 @@ def test_a_cluster_that_does_not_answer_is_told_in_a_sentence(monkeypatch: pytes
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(RunFailedError, match=r"^Ray: could not be started or reached \(.*refused\): see whether"):
         _start(None)
+
+
+SHARED = """
+import sys
+from pipeline.engine.session import is_connected, session, shared_session
+
+with shared_session():
+    assert "ray" not in sys.modules
+    with shared_session(), session() as first:
+        import ray
+        started = ray.get_runtime_context().get_job_id(), ray.get_runtime_context().gcs_address
+    assert is_connected()
+    with session(first.cpus + 5) as again:
+        assert (ray.get_runtime_context().get_job_id(), ray.get_runtime_context().gcs_address) == started
+        assert again == first
+    assert is_connected()
+assert not is_connected()
+with session(first.cpus + 1) as other:
+    assert other.cpus == first.cpus + 1
+    with shared_session():
+        pass
+    assert is_connected()
+assert not is_connected()
+"""
+
+
+def test_a_shared_session_starts_when_it_is_needed_and_once_and_ends_with_who_shares_it() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    run = subprocess.run(
+        [sys.executable, "-c", SHARED], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr

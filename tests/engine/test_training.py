@@ -52,7 +52,7 @@ def _wait(process: subprocess.Popen[str] | None, condition: Callable[[], bool]) 
 
 
 @pytest.mark.timeout(600)  # three groups of workers are started, which takes a busy machine a minute each
-@pytest.mark.parametrize("num_workers", [2, 3])
+@pytest.mark.parametrize("num_workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_after_its_first_step_first_a_worker_then_the_driver_it_ends_with_the_same_bits(
     tmp_path: Path, num_workers: int
 ) -> None:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,10 +107,8 @@ def made(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Plac
 
 
 @pytest.fixture
-def place(made: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """Generation in this process needs no Ray; other stores are each test's own."""
-    for job in (generate, optimize_grid):
-        monkeypatch.setattr(job, "session", nullcontext)
+def place(made: Place) -> Iterator[Place]:
+    """Other stores are each test's own."""
     yield made
     for path in made.root.iterdir():
         if path.name not in ("store", "mlflow.db", "mlartifacts", "mlflow-spool", "job.yaml"):

@@ -85,7 +85,6 @@ def test_an_import_tells_what_it_is_and_every_run_on_it_shows_its_licence(
 
     runs: list[tuple[dict[str, str], dict[str, Any]]] = []
     monkeypatch.setattr(generate, "tracked", lambda settings: _Tracker(runs))
-    monkeypatch.setattr(generate, "session", lambda: _Tracker(runs))
     assert run(tmp_path, "generate", **generation()) == 0
     [(tags, params)] = runs
     assert tags["licence"] == params["checkpoint"]["licence"] == LICENCE
