@@ -2,6 +2,7 @@
 they are missing."""
 
 import sys
+from dataclasses import dataclass
 
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
@@ -22,21 +23,23 @@ from pipeline.config.benchmarks import BenchmarkJob, ComparedSettings, CompareJo
 from pipeline.config.load import load, read
 from pipeline.config.measuring import EvaluateJob
 from pipeline.data.dry_store import DryStore
+from pipeline.data.store import Store
 from pipeline.digests import digest
 from pipeline.engine.comparison import Compared, chosen, compare_two, comparison_table, of_setting
 from pipeline.engine.evaluation import Evaluation, evaluate
 from pipeline.engine.generation import generate
 from pipeline.engine.session import shared_session
+from pipeline.engine.work import Point
 from pipeline.metrics.protocol import check_comparable
 from pipeline.metrics.published_protocols import LEGACY
 from pipeline.tracking.views import comparison_view
 
 
 def main(settings: CompareJob) -> None:
-    sides = [(side, _settings(side)) for side in (settings.first, settings.second)]
-    with tracked(settings) as reporter, alone(open_store(sides[0][1]), "comparison", settings), shared_session():
-        one, two = (_measured(side, job) for side, job in sides)
-        legacy = any(job.metrics.protocol == LEGACY for _, job in sides)
+    sides = [_side(side) for side in (settings.first, settings.second)]
+    with tracked(settings) as reporter, alone(sides[0].store, "comparison", settings), shared_session():
+        one, two = map(_measured, sides)
+        legacy = any(side.job.metrics.protocol == LEGACY for side in sides)
         found = compare_two(one, two, legacy)
         unlike = check_comparable([(one.name, one.protocol), (two.name, two.protocol)], legacy)
         name = f"{_title(settings.first, one)} against {_title(settings.second, two)}"
@@ -64,13 +67,26 @@ def _settings(side: ComparedSettings) -> EvaluateJob | BenchmarkJob:
     return job
 
 
-def _measured(side: ComparedSettings, job: EvaluateJob | BenchmarkJob) -> Evaluation:
-    """The setting that is meant, by the first extractor."""
-    store, seeds = open_store(job), engine_seeds(job.seeds)
+@dataclass(frozen=True)
+class _Side:
+    """What is compared: the job that measures it, and its settings, or the one that is meant."""
+
+    job: EvaluateJob | BenchmarkJob
+    store: Store
+    points: list[Point]
+
+
+def _side(side: ComparedSettings) -> _Side:
+    job = _settings(side)
+    store = open_store(job)
     job = with_checkpoints(store, job)
     points = checked_points(store, job)
-    if side.setting is not None:
-        points = [of_setting(points, side.setting, side.config)]
+    return _Side(job, store, points if side.setting is None else [of_setting(points, side.setting, side.config)])
+
+
+def _measured(side: _Side) -> Evaluation:
+    """The setting that is meant, by the first extractor."""
+    job, store, points, seeds = side.job, side.store, side.points, engine_seeds(side.job.seeds)
     measure = measures_of(store, job, job.metrics, points)[0]
     results = generate(
         store, points, seeds, job.execution, engine_actors(job), [measure.plan], namespace(job), pictures=0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jobs import cli
 from jobs.checkpoints import with_checkpoints
-from jobs.context import alone, cost, engine_actors, engine_points, engine_seeds, namespace, open_store, tracked
+from jobs.context import alone, checked_points, cost, engine_actors, engine_seeds, namespace, open_store, tracked
 from pipeline.config.generation import GenerateJob
 from pipeline.data.dry_store import DryStore
 from pipeline.data.pictures import image_grid
@@ -24,9 +24,10 @@ PICTURE_SEEDS = 64  # in the picture of a setting
 def main(settings: GenerateJob) -> None:
     store, seeds = open_store(settings), engine_seeds(settings.seeds)
     settings = with_checkpoints(store, settings)
+    points = checked_points(store, settings)
     with tracked(settings) as reporter, alone(store, "generation", settings), shared_session():
         results = generate(
-            store, engine_points(settings), seeds, settings.execution, engine_actors(settings),
+            store, points, seeds, settings.execution, engine_actors(settings),
             namespace=namespace(settings), on_point=lambda result: _track(store, settings, reporter, result),
         )  # fmt: skip
     for result in results:

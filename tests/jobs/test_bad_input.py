@@ -416,6 +416,16 @@ def test_a_damaged_checkpoint_is_found_before_anything_is_generated(
     assert place.files() == before
 
 
+@pytest.mark.parametrize("job", ["generate", "evaluate"])
+def test_a_new_store_stays_empty_where_the_checkpoint_is_not_there(
+    place: Place, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {"generate": generation, "evaluate": evaluation}[job](place.root, store=str(place.root / "new"))
+    assert place.run(job, content) == 2
+    assert_sentence(capsys, ["no such training in", "there are: none"])
+    assert list((place.root / "new").iterdir()) == []
+
+
 def test_a_store_that_cannot_be_written_is_named_first(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     (place.root / "images" / "file").write_text("in the way")
     assert place.run("prepare", dataset(place.root, name="new", store=str(place.root / "images" / "file"))) == 2
