@@ -127,7 +127,7 @@ class RayFleet:
             patience = min(_PATIENCE_S, (self._vigil if self._ready else self._starts).interval)
             ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=patience)
             if not ready and not self._ready:
-                self._say("no actor has started yet: no device of the cluster is free")
+                self._say("no actor has started yet: no device of the cluster is free, or a start takes long")
             if ready:  # and whatever else there is
                 ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
             for call in ready:

@@ -258,7 +258,7 @@ def _from_actors(
         while not at_work:
             welcome(1, min(_PATIENCE_S, starts.interval))
             if not at_work:
-                say("no actor of the reference has started yet: no device is free")
+                say("no actor of the reference has started yet: no device is free, or a start takes long")
         for chunk in chunks:
             pool.submit(lambda actor, chunk: getattr(actor, what).remote(chunk), chunk)
         while pool.has_next():

@@ -43,7 +43,12 @@ class Starts:
 
 
 def has_process(actor: Any) -> bool:
-    """Whether Ray has found a device for an actor. What is public asks the dashboard, which not every session has."""
+    """Whether Ray has found a device for an actor, and a process on it: then the actor has an address. What is public
+    asks the dashboard, which not every session has."""
     from ray._private.state import actors
 
-    return bool(actors(actor._actor_id.hex()).get("Pid"))
+    try:
+        told = actors(actor._actor_id.hex())
+    except Exception:  # of no common type: a head that does not answer now is asked again at the next look
+        return False
+    return bool(told and told["Address"]["Port"])
