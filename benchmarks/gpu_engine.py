@@ -36,25 +36,27 @@ from pipeline.engine.work import Actors, Done, ExtractorPlan, Seeds, Task, Worke
 from pipeline.training.snapshot import weights_bytes
 
 SHARE = 0.97
-_FOLDER = "SIGMASWEEP_BENCHMARK_FOLDER"
 EXECUTION = Execution(precision="bf16", batch_size=256, chunk_size=512, device="cuda")
 PATHS = {"eager": False, "CUDA graphs": "reduce-overhead"}
 
 
-class TellingActor(Actor):
-    """Writes down when chunks were done, and how many evaluations they took."""
+def telling_actor(folder: Path) -> type[Actor]:
+    """Actors that write down there when chunks were done, and how many evaluations they took."""
 
-    def __init__(self, settings: WorkerSettings, plans: Sequence[ExtractorPlan]) -> None:
-        super().__init__(settings, plans)
-        self._told: list[tuple[float, int]] = []
-        self._telling = threading.Lock()  # tasks have threads of their own
+    class TellingActor(Actor):
+        def __init__(self, settings: WorkerSettings, plans: Sequence[ExtractorPlan]) -> None:
+            super().__init__(settings, plans)
+            self._told: list[tuple[float, int]] = []
+            self._telling = threading.Lock()  # tasks have threads of their own
 
-    def work(self, task: Task, weights: Mapping[str, Any]) -> Done:
-        done = super().work(task, weights)
-        with self._telling:
-            self._told.append((time.time(), int(done.nfe.sum())))
-            Path(os.environ[_FOLDER], f"{os.getpid()}.json").write_text(json.dumps(self._told))
-        return done
+        def work(self, task: Task, weights: Mapping[str, Any]) -> Done:
+            done = super().work(task, weights)
+            with self._telling:
+                self._told.append((time.time(), int(done.nfe.sum())))
+                (folder / f"{os.getpid()}.json").write_text(json.dumps(self._told))
+            return done
+
+    return TellingActor
 
 
 def measure(quick: bool) -> Iterator[Row]:
@@ -73,7 +75,7 @@ def _row(name: str, execution: Execution, per_gpu: int, images: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         measures = Path(folder) / "measures"
         measures.mkdir()
-        os.environ[_FOLDER], fleets.Actor = str(measures), TellingActor  # type: ignore[misc]
+        fleets.Actor = telling_actor(measures)  # type: ignore[misc]
         try:
             store = Store(f"{folder}/store")
             points = points_of(put_network(store), range(8, 18))
