@@ -36,6 +36,8 @@ _OPTIONS: dict[str, Any] = {
     "aot_inductor.package_constants_in_so": False,
     "always_keep_tensor_constants": True,  # or tensors of 8 numbers and fewer, such as a last bias, become code
 }
+# Where a network has parameters of one number: what follows from them alone would be computed by the compiler.
+_OF_NUMBERS: dict[str, Any] = {"joint_graph_constant_folding": False}
 
 
 class AheadNetwork(nn.Module):
@@ -132,15 +134,34 @@ def _build(network: nn.Module, example: tuple[Tensor, ...], here: Path) -> bytes
             torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings(),
         ):  # fmt: skip
             warnings.simplefilter("ignore")
-            program = torch.export.export(network, example)
+            numbers = any(parameter.ndim == 0 for parameter in network.parameters())
+            program = torch.export.export(_with_dimensions(network), example)
             package = here / _FILE
-            torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=_OPTIONS)
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(package), inductor_configs=_OPTIONS | (_OF_NUMBERS if numbers else {})
+            )
             another = _shaken(network)
             _check(_load(package.read_bytes(), another, here), another, example)
             return package.read_bytes()
     except Exception as error:  # whatever the compilers say
         problem = f"ahead: the network cannot be compiled on this machine ({_first_line(error)})"
         raise SettingsError("execution.compile", f"{problem}; it needs a C++ compiler, or set it to false") from error
+
+
+def _with_dimensions(network: nn.Module) -> nn.Module:
+    """A network whose numbers (parameters without dimensions, such as EDM2's gains) are vectors of one: the compiler
+    takes numbers for a part of the code. It shares all weights."""
+    memo = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    another = copy.deepcopy(network, memo)
+    for module in another.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 0:
+                setattr(module, name, nn.Parameter(_vector(parameter.detach()), requires_grad=False))
+    return another
+
+
+def _vector(tensor: Tensor) -> Tensor:
+    return tensor if tensor.ndim else tensor.reshape(1)
 
 
 def _shaken(network: nn.Module) -> nn.Module:
@@ -172,7 +193,7 @@ def _load(package: bytes, network: nn.Module, here: Path) -> Callable[..., Tenso
         warnings.simplefilter("ignore")
         code: Any = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
     weights = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    needed = {name: weights[name].detach() for name in code.get_constant_fqns()}
+    needed = {name: _vector(weights[name].detach()) for name in code.get_constant_fqns()}
     code.load_constants(needed, check_full_update=True, user_managed=True)
     return _KeptAlive(code, needed)
 

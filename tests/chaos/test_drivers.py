@@ -38,7 +38,7 @@ def killed_driver(store: Store, more_chunks: int, delay: float) -> None:
         wait_until(lambda: len(chunks_of(store)) >= aim or driver.poll() is not None, 300)
         time.sleep(delay)
         assert driver.poll() is None, "it ended before it was killed"
-        workers = below(driver.pid, "ray::")
+        workers = below(driver.pid, "ray::Actor")
         driver.kill()
     wait_until(lambda: not any(map(is_running, workers)))  # they end on their own, and may commit what they are at
 

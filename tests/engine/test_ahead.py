@@ -16,7 +16,7 @@ from pipeline.data.store import Store
 from pipeline.engine import ahead
 from pipeline.engine.ahead import AheadNetwork, compiled_ahead
 from pipeline.engine.denoisers import load_denoiser
-from pipeline.engine.devices import fixed_arithmetic
+from pipeline.engine.devices import as_dtype, fixed_arithmetic
 from pipeline.engine.generation import generate
 from pipeline.engine.work import Actors, Seeds
 from pipeline.errors import SettingsError, StoreError
@@ -161,8 +161,28 @@ def test_every_other_kind_of_network_can_be_compiled_ahead(builds: list[int], ne
 
 
 @pytest.mark.slow
-def test_code_that_would_hold_weights_fast_is_refused(builds: list[int]) -> None:
-    """EDM2's gains have no dimensions and become numbers in the code: it must not answer for another checkpoint."""
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_numbers_among_the_weights_are_no_part_of_the_code(builds: list[int], precision: str) -> None:
+    """EDM2's gains have no dimensions, and compilers take such for constants."""
+    network, execution = EDM2(**SMALL, channels_per_head=8), replace(AHEAD, precision=precision)
+    model = ModelSpec.model_validate({**MODEL.model_dump(), "network": network})
+    inputs = torch.randn(8, *model.shape).to(as_dtype(precision)), torch.linspace(-1, 1, 8), torch.arange(8) - 1
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        net = network.build(model.resolution, model.channels, model.num_classes).eval().requires_grad_(False)
+        for parameter in net.parameters():
+            nn.init.normal_(parameter)
+        net = net.to(as_dtype(precision))
+        expected = net(*inputs)
+        compiled = compiled_ahead(net.to(memory_format=torch.channels_last), model, execution, "cpu")
+        apart = (compiled(*inputs) - expected).float().norm() / expected.float().norm()
+        assert apart < {"fp32": 1e-5, "bf16": 0.03}[precision]
+    assert builds == [1]
+
+
+@pytest.mark.slow
+def test_code_that_holds_weights_fast_is_refused(builds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_OF_NUMBERS", {})
     network = EDM2(**SMALL, channels_per_head=8)
     model = ModelSpec.model_validate({**MODEL.model_dump(), "network": network})
     torch.manual_seed(0)
