@@ -49,11 +49,13 @@ def covariance_factor(gaussian: Gaussian) -> Float64:
 
 
 def _trace_of_root(a: Gaussian, b: Gaussian) -> float:
-    """By the triangle of b, which many distances are to. That of a is asked only where the product alone does not tell
-    that a is not singular."""
+    """By the triangle of b, which many distances are to. Of n images no more than n - 1 eigenvalues are not zero; where
+    all of those stand out from rounding, the others are nothing but that. Whether a is singular is asked only where the
+    product alone does not tell."""
     d = a.num_features
-    if b.cholesky is not None and (a.count is None or a.count > d):
-        values = _eigenvalues(_reduced(b.cholesky, a))
+    if b.cholesky is not None:
+        rank = d if a.count is None else min(a.count - 1, d)
+        values = _eigenvalues(_reduced(b.cholesky, a))[d - rank :]
         if values[0] > rounding(d) * values[-1] or a.cholesky is not None:
             return _sum_of_roots(values)
     factors = _range(a), _range(b)

@@ -48,7 +48,7 @@ class Training:
         try:
             yield process
         finally:
-            workers = below(process.pid, "ray::")
+            workers = below(process.pid, WORKER)
             process.kill()
             process.wait()
             wait_until(lambda: not any(map(is_running, workers)))

@@ -83,6 +83,14 @@ def test_fewer_images_than_features_are_measured_and_marked(num_a: int, num_b: i
     assert found.value == pytest.approx(by_torchmetrics(x, y), rel=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.5, 3.0, 8.0])
+def test_few_images_of_which_some_are_the_same_have_no_more_rank_than_there_are_kinds(decay: float) -> None:
+    x, y = np.repeat(features(20, 64, 1, decay), 2, axis=0), features(500, 64, 2, decay)
+    found = frechet_distance(Moments.of(x).gaussian(), Moments.of(y).gaussian())
+    assert found.rank_deficient
+    assert found.value == pytest.approx(by_nuclear_norm(x, y), rel=1e-8)
+
+
 @pytest.mark.parametrize("num", [40, 65, 1000])
 def test_a_singular_covariance_is_recognised_without_the_count(num: int) -> None:
     x = features(num, 64, 1)
