@@ -36,24 +36,25 @@ from pipeline.tracking.views import comparison_view
 
 
 def main(settings: CompareJob) -> None:
-    sides = [_side(side) for side in (settings.first, settings.second)]
-    with tracked(settings) as reporter, alone(sides[0].store, "comparison", settings), shared_session():
-        one, two = map(_measured, sides)
-        legacy = any(side.job.metrics.protocol == LEGACY for side in sides)
-        found = compare_two(one, two, legacy)
-        unlike = check_comparable([(one.name, one.protocol), (two.name, two.protocol)], legacy)
-        name = f"{_title(settings.first, one)} against {_title(settings.second, two)}"
-        tags = {"kind": "comparison", "protocol": one.protocol.label(), "compared_with": two.name}
-        tags |= {"protocol_name": LEGACY} if unlike else {}
-        key = digest({"samples": [one.samples_digest, two.samples_digest], "protocol": one.protocol.digest})
-        title, notes = one.protocol.distance, [f"- {one.protocol.label()}", *([f"- {unlike}"] if unlike else [])]
-        table, view = "\n".join([comparison_table(found, title, chosen=False), *notes]), comparison_view()
-        with reporter.run(key, name, tags) as run:
-            run.view(view)
-            run.note(f"{table}\n\n{_sentence(found[0], title)}")
-            run.text(cli.resolved_yaml(settings), "settings.yaml")
-            run.text(table, "comparison.md")
-            run.metrics(found[0].metrics("fid" if title == "FID" else "fd"))
+    with shared_session():
+        sides = [_side(side) for side in (settings.first, settings.second)]
+        with tracked(settings) as reporter, alone(sides[0].store, "comparison", settings):
+            one, two = map(_measured, sides)
+            legacy = any(side.job.metrics.protocol == LEGACY for side in sides)
+            found = compare_two(one, two, legacy)
+            unlike = check_comparable([(one.name, one.protocol), (two.name, two.protocol)], legacy)
+            name = f"{_title(settings.first, one)} against {_title(settings.second, two)}"
+            tags = {"kind": "comparison", "protocol": one.protocol.label(), "compared_with": two.name}
+            tags |= {"protocol_name": LEGACY} if unlike else {}
+            key = digest({"samples": [one.samples_digest, two.samples_digest], "protocol": one.protocol.digest})
+            title, notes = one.protocol.distance, [f"- {one.protocol.label()}", *([f"- {unlike}"] if unlike else [])]
+            table, view = "\n".join([comparison_table(found, title, chosen=False), *notes]), comparison_view()
+            with reporter.run(key, name, tags) as run:
+                run.view(view)
+                run.note(f"{table}\n\n{_sentence(found[0], title)}")
+                run.text(cli.resolved_yaml(settings), "settings.yaml")
+                run.text(table, "comparison.md")
+                run.metrics(found[0].metrics("fid" if title == "FID" else "fd"))
     print(f"\n{table}\n\n{_sentence(found[0], title)}")
     print_addresses(reporter, reporter.addresses(view))
 

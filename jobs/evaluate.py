@@ -35,20 +35,21 @@ def main(settings: EvaluateJob) -> None:
     if settings.select is not None:
         check_disjoint(engine_seeds(settings.select), Seeds(seeds.first, seeds.count * settings.ranges))
     settings = with_checkpoints(store, settings)
-    points = checked_points(store, settings)
-    with tracked(settings) as reporter, alone(store, "evaluation", settings), shared_session():
-        measures = measures_of(store, settings, settings.metrics, points)
-        if settings.select is not None:
-            points = _on_the_best(store, settings, points, measures[0])
-        results = [
-            benchmark(
-                store, settings.name, points, part, measures, settings.execution, engine_actors(settings), reporter,
-                namespace=namespace(settings), keep=settings.keep, trajectory=settings.metrics.trajectory,
-            )
-            for part in ranges(seeds, settings.ranges)
-        ]  # fmt: skip
-        if len(results) > 1:
-            _tell_spread(results, settings, reporter)
+    with shared_session():
+        points = checked_points(store, settings)
+        with tracked(settings) as reporter, alone(store, "evaluation", settings):
+            measures = measures_of(store, settings, settings.metrics, points)
+            if settings.select is not None:
+                points = _on_the_best(store, settings, points, measures[0])
+            results = [
+                benchmark(
+                    store, settings.name, points, part, measures, settings.execution, engine_actors(settings), reporter,
+                    namespace=namespace(settings), keep=settings.keep, trajectory=settings.metrics.trajectory,
+                )
+                for part in ranges(seeds, settings.ranges)
+            ]  # fmt: skip
+            if len(results) > 1:
+                _tell_spread(results, settings, reporter)
     for result in results:
         print(f"\n{result.table()}\n\n{result.comparisons()}\n")
     if settings.reference_out:

@@ -24,12 +24,13 @@ PICTURE_SEEDS = 64  # in the picture of a setting
 def main(settings: GenerateJob) -> None:
     store, seeds = open_store(settings), engine_seeds(settings.seeds)
     settings = with_checkpoints(store, settings)
-    points = checked_points(store, settings)
-    with tracked(settings) as reporter, alone(store, "generation", settings), shared_session():
-        results = generate(
-            store, points, seeds, settings.execution, engine_actors(settings),
-            namespace=namespace(settings), on_point=lambda result: _track(store, settings, reporter, result),
-        )  # fmt: skip
+    with shared_session():
+        points = checked_points(store, settings)
+        with tracked(settings) as reporter, alone(store, "generation", settings):
+            results = generate(
+                store, points, seeds, settings.execution, engine_actors(settings),
+                namespace=namespace(settings), on_point=lambda result: _track(store, settings, reporter, result),
+            )  # fmt: skip
     for result in results:
         print(
             f"{result.point.name}: {result.generated:,} images generated, {result.reused:,} were there; "

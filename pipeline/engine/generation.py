@@ -26,7 +26,7 @@ from pipeline.engine.placement import Placement, place
 from pipeline.engine.policy import Limits, Policy
 from pipeline.engine.progress import line, say
 from pipeline.engine.run import OnPoint, PointResult, Run
-from pipeline.engine.session import session, started_in
+from pipeline.engine.session import is_connected, session, started_in
 from pipeline.engine.work import Actors, Done, ExtractorPlan, Point, Seeds, Setting, Task, WorkerSettings, key_of
 from pipeline.errors import CheckpointError, SettingsError, StoreError
 from pipeline.training.snapshot import CheckpointRef, Snapshot, find_snapshot, read_weights
@@ -146,7 +146,7 @@ def _compute(
     limits = Limits(raises=actors.max_task_retries + 1, deaths=actors.max_chunk_deaths)
     policy: Policy[Task] = Policy(tasks, limits, kind=_kind)
     costs = _costs(tasks)
-    clock = Clock()
+    before, clock = started_in() if is_connected() else 0.0, Clock()  # a Ray that is not there yet starts by the clock
     with (
         line("images", len(tasks) * work.execution.chunk_size, progress, sum(map(costs.__getitem__, tasks))) as told,
         _fleet(work, extractors, actors, len(tasks)) as (fleet, count),
@@ -166,7 +166,7 @@ def _compute(
         taken: Any = policy.taken()
         whole = {setting: seconds for (setting, generated), seconds in taken.items() if generated}
         conditions = Conditions(work.family, device, count, [plan.settings for plan in extractors])
-        remember(work, conditions, clock.seconds + started_in(), whole)
+        remember(work, conditions, before + clock.seconds, whole)
 
 
 class Clock:

@@ -54,7 +54,7 @@ def _trace_of_root(a: Gaussian, b: Gaussian) -> float:
     product alone does not tell."""
     d = a.num_features
     if b.cholesky is not None:
-        rank = d if a.count is None else min(a.count - 1, d)
+        rank = d if a.count is None else min(max(a.count - 1, 1), d)
         values = _eigenvalues(_reduced(b.cholesky, a))[d - rank :]
         if values[0] > rounding(d) * values[-1] or a.cholesky is not None:
             return _sum_of_roots(values)
