@@ -230,14 +230,15 @@ def test_code_that_answers_otherwise_than_the_network_is_not_kept() -> None:
                 ahead._check(spoilt, network, example)
 
 
-def test_a_machine_without_a_compiler_is_told_in_one_sentence(
-    tmp_path: Path, builds: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_a_compiler_is_told_in_one_sentence(tmp_path: Path, builds: list[int]) -> None:
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))
     store = Store(tmp_path)
     put_snapshot(store, "net", 0, model=ModelSpec.model_validate({**MODEL.model_dump(), "network": MLP(hidden=4)}))
-    with pytest.raises(SettingsError, match=r"execution.compile: ahead: .* C\+\+ compiler") as error:
+    # Torch's own way to change this and back: pytest's takes the setting away when the test ends.
+    with (
+        inductor.patch("cpp.cxx", (None, "no-such-compiler")),
+        pytest.raises(SettingsError, match=r"execution.compile: ahead: .* C\+\+ compiler") as error,
+    ):
         denoiser_of(store, "net", compile="ahead")
     assert "\n" not in str(error.value)
